@@ -1,0 +1,5 @@
+"""`python -m tfseg` is the `tfseg` command."""
+
+from tfseg.cli import main
+
+main()

@@ -1,0 +1,252 @@
+"""The `tfseg` command. Nothing heavy is imported before a subcommand needs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+import tyro
+
+from tfseg.config import ComparisonConfig
+from tfseg.errors import ExportError, UserError
+
+Positional = tyro.conf.Positional
+DESCRIPTION = """Segmentation-driven classification of medical images: train, compare, explain, serve.
+Research software, not a medical device."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Run the main job on built-in synthetic lesions, in a few minutes on two cores.
+
+    Draws a dataset, trains a U-Net and four classifiers, tests them, exports the best one for TF-Serving and for
+    phones, checks that both exports agree with Keras, and predicts a folder through the export.
+
+    Example:
+        tfseg demo --out runs/my-demo
+    """
+
+    out: str = "runs/demo"
+    """Folder of the run; the same command resumes it."""
+    images: int = 480
+    """Synthetic images to draw."""
+    seed: int = 0
+
+    def run(self) -> int:
+        from tfseg.jobs.demo import run_demo
+
+        run_demo(self.out, images=self.images, seed=self.seed, command=_command())
+        return 0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Count classes and parts of a dataset and name what is wrong with it; exit 1 if something is.
+
+    Example:
+        tfseg audit my_data
+        tfseg audit my_data --allow duplicate_across_labels
+    """
+
+    data: Positional[str]
+    """A folder with labels.csv and images/, or NAME:PATH."""
+    target: str = "label"
+    """The column to learn."""
+    allow: tuple[str, ...] = ()
+    """Kinds of errors to count as warnings."""
+
+    def run(self) -> int:
+        from tfseg.data.audit import audit_cases
+        from tfseg.data.sources import load_cases
+        from tfseg.progress import progress_bar
+
+        cases = load_cases(self.data, self.target)
+        with progress_bar(f"auditing {len(cases)} cases", len(cases)) as advance:
+            audit = audit_cases(cases, allow=self.allow, progress=advance)
+        print(audit.text())
+        return 0 if audit.ok else 1
+
+
+@dataclass(frozen=True)
+class Train(ComparisonConfig):
+    """Train a segmenter and one or several classifiers, and test them on the same held-out cases.
+
+    Example:
+        tfseg train my_data --approach soft_mask --out runs/soft
+        tfseg train my_data --approach plain centiou --weights imagenet --image-size 224
+    """
+
+    data: Positional[str]
+    """A folder with labels.csv, images/ and masks/, or NAME:PATH."""
+    out: str | None = None
+    """Run folder; one whose config.json matches is resumed. Default: runs/train/<time>."""
+
+    def run(self) -> int:
+        from tfseg.jobs.comparison import describe_files, run_comparison
+
+        config = ComparisonConfig(**{entry.name: getattr(self, entry.name) for entry in fields(ComparisonConfig)})
+        run = run_comparison(config, self.out, experiment="train", preset="custom", command=_command())
+        print(describe_files(run))
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a trained model on a dataset: metrics with intervals, predictions.csv, figures, report.
+
+    Example:
+        tfseg evaluate runs/soft other_data --out runs/soft-on-other
+    """
+
+    model: Positional[str]
+    """A run folder, a .keras file, a SavedModel folder or a .tflite file."""
+    data: Positional[str]
+    """A folder in the plain layout, or NAME:PATH."""
+    out: str
+    """New folder for the results."""
+    target: str = "label"
+    """The column that holds the model's classes."""
+    row: str | None = None
+    """Which row of a run; default: the best on validation."""
+    part: Literal["all", "train", "val", "test"] = "all"
+    """Only cases of this part of the data's `split` column."""
+    allow: tuple[str, ...] = ()
+    """Kinds of data errors to go on with."""
+
+    def run(self) -> int:
+        from tfseg.evaluation.evaluate import evaluate_model
+
+        evaluate_model(
+            self.model,
+            self.data,
+            self.out,
+            target=self.target,
+            row=self.row,
+            part=self.part,
+            allow=self.allow,
+            command=_command(),
+        )
+        return 0
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict images with a trained model: predictions.csv, masks and overlays.
+
+    Example:
+        tfseg predict saved_models/demo my_photos --out predictions
+        tfseg predict runs/soft/models/soft_mask/model.keras a.jpg b.png --out predictions
+    """
+
+    model: Positional[str]
+    """A .keras file, a SavedModel folder or a .tflite file."""
+    images: Positional[tuple[str, ...]]
+    """Image files and folders."""
+    out: str
+    """Folder for predictions.csv, masks/ and overlays/."""
+    batch_size: int = 16
+    """Images at a time."""
+    overlays: bool = True
+    """Whether to draw an overlay of every image."""
+
+    def run(self) -> int:
+        from tfseg.export.predictions import predict_folder
+
+        if not self.images:
+            raise UserError("give at least one image file or folder")
+        summary = predict_folder(self.model, self.images, self.out, self.batch_size, self.overlays)
+        for problem in summary["problems"]:
+            print(f"warning: left out {problem}", file=sys.stderr)
+        counts = ", ".join(f"{name} {count}" for name, count in summary["predicted"].items())
+        print(f"{summary['images']} images predicted ({counts}); written to {summary['out']}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a trained row for TF-Serving and for phones, and refuse an export that disagrees with Keras.
+
+    Writes OUT/NAME/VERSION/ (SavedModel), OUT/NAME/NAME.float32.tflite and the parity report.
+
+    Example:
+        tfseg export runs/soft --name skin --row soft_mask
+    """
+
+    folder: Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+    """Folder of a finished run."""
+    name: str
+    """What the server calls the model."""
+    row: str | None = None
+    """Which row of the run; default: the best on validation."""
+    formats: tuple[Literal["saved_model", "float32"], ...] = ("saved_model", "float32")
+    """What to write."""
+    out: str = "saved_models"
+    """Where models are kept."""
+    data: str | None = None
+    """Where the run's data lies now; default: where it was."""
+
+    def run(self) -> int:
+        from tfseg.jobs.export import export_run
+
+        report = export_run(self.folder, self.name, self.row, self.formats, self.out, self.data)
+        for path in report["files"].values():
+            print(path)
+        print(f"agrees with Keras on {report['images']} test images (row {report['row']})")
+        return 0
+
+
+COMMANDS = {
+    "demo": Demo,
+    "audit": Audit,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+}
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+
+
+def _command() -> str:
+    from tfseg.run import recorded_command
+
+    return recorded_command()
+
+
+def run_guarded(job: Callable[[], int]) -> int:
+    """Run a job and turn the user's mistakes into a message and an exit code.
+
+    Returns:
+        The job's own code; 2 after a `UserError`; 1 when an export was refused; 130 when interrupted.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        return job()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ExportError as error:
+        print(f"export refused: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: no space left on the disk ({error.filename}); free some and run again", file=sys.stderr)
+            return 2
+        raise
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `tfseg` command."""
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="tfseg", description=DESCRIPTION, args=arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run_guarded(command.run))

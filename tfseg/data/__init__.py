@@ -1,0 +1,1 @@
+"""Where images come from: cases, sources, checks, splits, batches, synthetic lesions."""

@@ -1,0 +1,1 @@
+"""What a trained model is worth: scores, intervals, figures and the report of a run."""

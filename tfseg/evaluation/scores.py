@@ -1,0 +1,94 @@
+"""From test outputs to the row of a table: every metric with its interval, over folds or by bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tfseg.evaluation.classification import classification_metrics, confusion_matrix, per_class_metrics
+from tfseg.evaluation.statistics import bootstrap_intervals, summarise
+from tfseg.metrics.localisation import cam_iou, cam_overlap, cam_pointing, dilate
+
+BOOTSTRAP_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """What is known of the test cases of one fold, in one order.
+
+    Args:
+        groups: of each case, (n,).
+        true: class indices, int (n,); None for a segmenter.
+        probabilities: (n, C); None for a segmenter.
+        per_case: metric name → one value per case, float (n,); NaN where it says nothing.
+    """
+
+    groups: np.ndarray
+    true: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    per_case: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def metrics(self, classes: Sequence[str], positions: np.ndarray | None = None) -> dict[str, float]:
+        """The metrics over all cases, or over those at `positions` (which may repeat)."""
+        chosen = np.arange(len(self.groups)) if positions is None else positions
+        results = {}
+        if self.true is not None:
+            results |= classification_metrics(self.true[chosen], self.probabilities[chosen], classes)
+        for name, values in self.per_case.items():
+            known = values[chosen][~np.isnan(values[chosen])]
+            results[name] = float(known.mean()) if len(known) else float("nan")
+        return results
+
+
+def localisation_scores(saliency: np.ndarray, lesions: np.ndarray) -> dict[str, np.ndarray]:
+    """CAM localisation against the true mask dilated twice (SE-LCN, Tables 7 and 9), per image.
+
+    Args:
+        saliency: (n, H, W) in [0, 1].
+        lesions: true masks, bool (n, H, W).
+
+    Returns:
+        ``cam_iou``, ``cam_overlap``, ``cam_pointing``, float (n,); NaN where there is no lesion.
+    """
+    regions = np.where(lesions.any((1, 2), keepdims=True), dilate(lesions, 2), False)
+    return {
+        "cam_iou": cam_iou(saliency, regions),
+        "cam_overlap": cam_overlap(saliency, regions),
+        "cam_pointing": cam_pointing(saliency, regions),
+    }
+
+
+def summarise_row(
+    name: str,
+    settings: dict,
+    folds: Sequence[TestScores],
+    classes: Sequence[str] = (),
+    extra: dict[str, Sequence[float]] | None = None,
+    paper: dict | None = None,
+) -> dict:
+    """A row of ``metrics.json``.
+
+    Args:
+        name, settings: of the row.
+        folds: test scores of each fold; with one, intervals are bootstrapped by group, else Student's t.
+        classes: class names, for a classifier.
+        extra: further values, one per fold, without a test case behind them (seconds, parameters).
+        paper: the published values beside ours.
+    """
+    values = [fold.metrics(classes) for fold in folds]
+    intervals = {}
+    if len(folds) == 1:
+        intervals = bootstrap_intervals(
+            lambda positions: folds[0].metrics(classes, positions), folds[0].groups, draws=BOOTSTRAP_DRAWS
+        )
+    metrics = {key: summarise([fold[key] for fold in values], intervals.get(key)) for key in values[0]}
+    metrics |= {key: summarise(numbers) for key, numbers in (extra or {}).items()}
+    row = {"name": name, "settings": settings, "metrics": metrics, "paper": paper}
+    if folds[0].true is not None:
+        true = np.concatenate([fold.true for fold in folds])
+        probabilities = np.concatenate([fold.probabilities for fold in folds])
+        row["per_class"] = per_class_metrics(true, probabilities, classes)
+        row["confusion"] = confusion_matrix(true, probabilities.argmax(1), classes).tolist()
+    return row

@@ -1,0 +1,195 @@
+"""Scores of a lesion mask, per image and at the image's original resolution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tfseg.data.cases import Cases
+
+Resize = Literal["stretch", "pad"]
+IGNORED = 255
+
+
+def mask_scores(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray | None = None) -> dict[str, float]:
+    """Pixel scores of one predicted lesion mask.
+
+    A score whose denominator is zero is 1 when the prediction is right in every pixel and 0 otherwise. So two
+    empty masks score 1 throughout; a lesion predicted in an image that has none gets recall 0, no lesion
+    predicted where there is one gets precision 0, and where the lesion fills the image a prediction that does
+    not gets specificity 0. Without any valid pixel all scores are NaN.
+
+    Args:
+        true: bool (H, W).
+        predicted: bool (H, W).
+        valid: bool (H, W), False where pixels count nowhere; None where all count.
+
+    Returns:
+        ``dice, iou, pixel_accuracy, pixel_error`` (1 − accuracy), ``pixel_precision, pixel_recall,
+        pixel_specificity``.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    true, predicted = _checked(true, predicted)
+    if valid is not None:
+        valid = np.asarray(valid, bool)
+        if valid.shape != true.shape:
+            raise ValueError(f"`valid` must have the masks' shape {true.shape}, received {valid.shape}")
+        true, predicted = true[valid], predicted[valid]
+    both, lesion, found = (int(np.count_nonzero(mask)) for mask in (true & predicted, true, predicted))
+    total = true.size
+    wrong = lesion + found - 2 * both
+
+    def share(part: int, whole: int) -> float:
+        if not total:
+            return float("nan")
+        return part / whole if whole else float(not wrong)
+
+    return {
+        "dice": share(2 * both, lesion + found),
+        "iou": share(both, lesion + found - both),
+        "pixel_accuracy": share(total - wrong, total),
+        "pixel_error": share(wrong, total),
+        "pixel_precision": share(both, found),
+        "pixel_recall": share(both, lesion),
+        "pixel_specificity": share(total - lesion - found + both, total - lesion),
+    }
+
+
+def surface_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Distances between the outlines of two masks, in pixels.
+
+    An outline is the mask's pixels with a neighbour (of four) outside the mask or outside the image. Two
+    empty masks are 0 apart; where only one is empty both scores are the image's diagonal, the largest
+    distance that can be, so that a lesion which was missed does not drop out of the mean.
+
+    Args:
+        true: bool (H, W).
+        predicted: bool (H, W).
+
+    Returns:
+        ``hausdorff95``: the larger of the two directed 95th percentiles. ``surface_distance``: the mean
+        distance over the pixels of both outlines (average symmetric surface distance).
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    from scipy import ndimage
+
+    true, predicted = _checked(true, predicted)
+    if not (true.any() and predicted.any()):
+        distance = float(np.hypot(*true.shape)) if true.any() or predicted.any() else 0.0
+        return {"hausdorff95": distance, "surface_distance": distance}
+    outlines = [mask & ~ndimage.binary_erosion(mask) for mask in (true, predicted)]
+    there, back = (ndimage.distance_transform_edt(~other)[outline] for outline, other in (outlines, reversed(outlines)))
+    return {
+        "hausdorff95": float(max(np.percentile(there, 95), np.percentile(back, 95))),
+        "surface_distance": float(np.concatenate([there, back]).mean()),
+    }
+
+
+def score_cases(
+    cases: Cases,
+    lesion_probability: np.ndarray,
+    threshold: float = 0.5,
+    resize: Resize = "stretch",
+    surfaces: bool = False,
+) -> pd.DataFrame:
+    """Score predicted lesion maps against the cases' mask files, at the files' own resolution.
+
+    The lesion is the union of the lesion classes; pixels with the ignore value are left out of the pixel
+    scores, and count as background for the distances.
+
+    Args:
+        cases: N cases; those without a mask file are left out of the table.
+        lesion_probability: (N, h, w) in [0, 1], one map per case in the same order.
+        threshold: probability from which a pixel is lesion.
+        resize: how images became the model's square: ``"stretch"`` did not keep their aspect; ``"pad"``
+            scaled them to fit, centred them and filled the rest, which is cut off before scoring.
+        surfaces: add ``hausdorff95`` and ``surface_distance`` (in pixels of the original image).
+
+    Returns:
+        One row per case that has a mask: ``id``, ``label`` and the scores of `mask_scores`.
+
+    Raises:
+        ValueError: when there is not one map per case, `resize` is unknown, or a mask file can't be read
+            (`tfseg.data.ingest.ImageError`, which names the file).
+    """
+    import pandas as pd
+
+    from tfseg.data.ingest import read_mask
+
+    if resize not in ("stretch", "pad"):
+        raise ValueError(f'`resize` must be "stretch" or "pad", received {resize!r}')
+    lesion_probability = np.asarray(lesion_probability)
+    if lesion_probability.ndim != 3 or len(lesion_probability) != len(cases):
+        raise ValueError(
+            f"`lesion_probability` must be ({len(cases)}, h, w), one map per case, received {lesion_probability.shape}"
+        )
+    names = cases.mask_classes.names
+    lesion_values = [names.index(name) for name in cases.mask_classes.lesion]
+    rows = []
+    for position in np.flatnonzero(cases.has_mask):
+        case = cases.table.iloc[position]
+        classes = np.asarray(read_mask(case["mask"], cases.mask_classes))
+        true, valid = np.isin(classes, lesion_values), classes != IGNORED
+        predicted = _restored(lesion_probability[position], classes.shape, resize) >= threshold
+        scores = mask_scores(true, predicted, valid)
+        if surfaces:
+            scores |= surface_scores(true & valid, predicted & valid)
+        rows.append({"id": case["id"], "label": case["label"], **scores})
+    if not rows:
+        nothing = np.zeros((1, 1), bool)
+        columns = [*mask_scores(nothing, nothing), *(surface_scores(nothing, nothing) if surfaces else ())]
+        return pd.DataFrame(columns=["id", "label", *columns])
+    return pd.DataFrame(rows)
+
+
+def mean_scores(scores: pd.DataFrame, over_labels: bool = False) -> dict[str, float]:
+    """Mean of the per-image scores.
+
+    Args:
+        scores: a table by `score_cases`.
+        over_labels: first the mean within each label, then the unweighted mean over the labels (the EBHI-Seg
+            report's Table 1); cases without a label are left out. Otherwise the mean over all images.
+
+    Returns:
+        One value per score; NaN scores (no valid pixel) are left out.
+    """
+    values = scores.drop(columns=["id", "label"]).astype(float)
+    if over_labels:
+        values = values.groupby(scores["label"]).mean()
+    return {name: float(value) for name, value in values.mean().items()}
+
+
+def _checked(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    for name, mask in (("true", true), ("predicted", predicted)):
+        if mask.dtype != bool:
+            raise ValueError(
+                f"`{name}` must be boolean (compare a probability with a threshold), received {mask.dtype}"
+            )
+    if true.shape != predicted.shape or true.ndim != 2:
+        raise ValueError(f"`true` and `predicted` must both be (H, W), received {true.shape} and {predicted.shape}")
+    return true, predicted
+
+
+def _restored(values: np.ndarray, size: tuple[int, int], resize: Resize) -> np.ndarray:
+    """What `tfseg.data.decode.restore_map` does to one channel, so that scoring needs no TensorFlow."""
+    from PIL import Image
+
+    rows, columns = values.shape
+    height, width = size
+    if resize == "pad":
+        longest = max(height, width)
+        inner_height = max(1, (height * rows + longest // 2) // longest)
+        inner_width = max(1, (width * rows + longest // 2) // longest)
+        top, left = (rows - inner_height) // 2, (columns - inner_width) // 2
+        values = values[top : top + inner_height, left : left + inner_width]
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -1,0 +1,56 @@
+"""The command line that every file in `experiments/` has: data, preset, folder, seed, and any setting."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, make_dataclass
+
+import tyro
+
+from tfseg.config import ComparisonConfig
+from tfseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the command line of an experiment says.
+
+    Args:
+        config: the preset, with what was changed on the command line.
+        preset: the preset's name.
+        out: the run folder, or None.
+    """
+
+    config: ComparisonConfig
+    preset: str
+    out: str | None
+
+
+def parse_experiment(
+    presets: Mapping[str, ComparisonConfig], description: str, arguments: list[str] | None = None
+) -> Experiment:
+    """Read ``--data DATA --preset NAME --out RUN --seed N`` and every other setting.
+
+    Args:
+        presets: name → settings; the first is the default.
+        description: for ``--help``.
+        arguments: in place of the process's own.
+
+    Raises:
+        UserError: for an unknown preset or a setting out of range; unknown options exit with 2.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", default=next(iter(presets)))
+    chosen, rest = first.parse_known_args(arguments)
+    if chosen.preset not in presets:
+        raise UserError(f"`--preset` must be one of {', '.join(presets)}, received {chosen.preset!r}")
+    out = ("out", str | None, None)
+    options = make_dataclass("Options", [out], bases=(ComparisonConfig,), frozen=True)
+    options.__doc__ = f"{description}\n\nPresets: {', '.join(presets)} (--preset NAME; shown: {chosen.preset})."
+    values = {entry.name: getattr(presets[chosen.preset], entry.name) for entry in fields(ComparisonConfig)}
+    parsed = tyro.cli(options, default=options(**values), args=rest)
+    config = ComparisonConfig(**{entry.name: getattr(parsed, entry.name) for entry in fields(ComparisonConfig)})
+    if not config.data:
+        raise UserError("`--data` is missing: a folder with labels.csv and images/, or NAME:PATH")
+    return Experiment(config, chosen.preset, parsed.out)

@@ -1,0 +1,72 @@
+"""The main job on built-in synthetic lesions, from images to a served prediction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tfseg.config import DEMO
+from tfseg.data.phantom import PhantomConfig, write_phantoms
+from tfseg.errors import RunError
+from tfseg.export.predictions import predict_folder
+from tfseg.jobs.comparison import describe_files, run_comparison
+from tfseg.jobs.export import export_run
+from tfseg.progress import progress_bar
+from tfseg.run import Run, read_json, write_json
+
+PHANTOM_SIZE = 96
+NEW_IMAGES = 12
+
+
+def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "", say=print) -> Run:
+    """Draw lesions, compare four approaches, export the best, check it, and predict new images with the export.
+
+    Args:
+        out: folder of everything: ``data/``, ``run/``, ``saved_models/``, ``new_images/`` and ``predictions/``.
+            The same command goes on where it stopped.
+        images: number of synthetic cases.
+        seed: of the drawing and the training.
+        command: for the records.
+        say: takes the lines that tell what is going on.
+
+    Raises:
+        RunError: when `out` holds something else.
+    """
+    out = Path(out)
+    data = _drawn(out / "data", PhantomConfig(images=images, size=PHANTOM_SIZE, seed=seed))
+    run = run_comparison(
+        replace(DEMO, data=str(data), seed=seed), out / "run", experiment="demo", command=command, say=say
+    )
+    models = out / "saved_models"
+    parity = models / "demo" / "parity.1.json"
+    if not parity.exists():
+        export_run(run.folder, "demo", out=models)
+    report = read_json(parity)
+    for kind in ("saved_model", "litert"):
+        difference = report[kind]["max_difference"]["probabilities"]
+        say(f"{kind} agrees with Keras on {report['images']} test images: largest difference {difference:.1e}")
+    new = _drawn(out / "new_images", PhantomConfig(images=NEW_IMAGES, size=160, seed=seed + 1))
+    predict_folder(models / "demo", [new / "images"], out / "predictions")
+    say(
+        f"\n{describe_files(run)}\n"
+        f"TF-Serving    {models / 'demo' / '1'}\n"
+        f"phone         {models / 'demo' / 'demo.float32.tflite'}\n"
+        f"new images    {out / 'predictions' / 'predictions.csv'}, {out / 'predictions' / 'overlays'}"
+    )
+    return run
+
+
+def _drawn(folder: Path, config: PhantomConfig) -> Path:
+    """Draw once; a folder drawn with other settings is refused."""
+    import json
+    from dataclasses import asdict
+
+    settings = json.loads(json.dumps(asdict(config)))
+    record = folder.with_name(f"{folder.name}.json")
+    if folder.exists():
+        if not record.exists() or read_json(record) != settings:
+            raise RunError(f"{folder} was not drawn with these settings; give another `--out`")
+        return folder
+    write_json(record, settings)
+    with progress_bar(f"drawing {config.images} lesions", config.images) as advance:
+        return write_phantoms(config, folder, progress=advance)

@@ -1,0 +1,192 @@
+"""Score a trained model of any format on a dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfseg.data.batches import CaseArrays, load_arrays
+from tfseg.data.cases import Cases
+from tfseg.data.checks import check
+from tfseg.data.sources import load_cases
+from tfseg.data.splits import official_parts
+from tfseg.errors import DataError, Problem, UserError
+from tfseg.evaluation import figures, overlays
+from tfseg.evaluation.classification import predictions_table
+from tfseg.evaluation.report import write_metrics, write_report
+from tfseg.evaluation.scores import TestScores, localisation_scores, summarise_row
+from tfseg.evaluation.segmentation import score_cases
+from tfseg.evaluation.tables import table_markdown, table_text
+from tfseg.export.predictor import Predictor, load_predictor
+from tfseg.jobs.export import trained_model
+from tfseg.progress import progress_bar
+from tfseg.run import Run, environment, read_json, recorded_path, write_json, write_text, written_whole
+
+SHOWN_CASES = 6
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    target: str = "label",
+    row: str | None = None,
+    part: str = "all",
+    allow: Sequence[str] = (),
+    command: str = "",
+    say=print,
+) -> Run:
+    """Write metrics with intervals, ``predictions.csv``, figures and a report of a model on a dataset.
+
+    Args:
+        model: a run folder, a ``.keras`` file, a SavedModel folder or a ``.tflite`` file.
+        data: a folder in the plain layout, or ``NAME:PATH``.
+        out: a new folder, or that of the same evaluation, which is written again.
+        target: the column that holds the model's classes.
+        row: which row of a run; None for the best on validation.
+        part: ``"all"``, or only ``"train"``, ``"val"`` or ``"test"`` of the data's ``split`` column.
+        allow: kinds of data errors to go on with.
+        command: for the records.
+        say: takes the lines that tell what is going on.
+
+    Raises:
+        DataError: the data has errors, or classes that the model doesn't know.
+        UserError: for whatever else the user has to mend.
+    """
+    started = time.monotonic()
+    if Path(model, "config.json").exists() and Path(model, "metrics.json").exists():
+        row, path = trained_model(Run(model), row)
+    else:
+        row, path = row or "model", Path(model)
+    predictor = load_predictor(path)
+    info = predictor.info
+    cases = _part_of(load_cases(data, target), part)
+    if info.classes:
+        _check_classes(cases, info.classes)
+    with progress_bar(f"checking {len(cases)} cases", len(cases)) as advance:
+        warnings = check(cases, allow, progress=advance, classification=False)
+    run = Run.open(
+        out,
+        {
+            "experiment": "evaluate",
+            "model": recorded_path(model),
+            "row": row,
+            "data": recorded_path(data),
+            "target": target,
+            "part": part,
+        },
+    )
+    for warning in warnings:
+        say(f"warning: {warning}")
+    write_json(run.path("environment.json"), environment(0, cases.fingerprint()))
+    arrays = load_arrays(cases, info.image_size, info.resize)
+    outputs = _predict(predictor, arrays)
+    rows = []
+    if "mask" in outputs and cases.has_mask.any():
+        rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"]))
+    if info.classes:
+        rows.append(_classification_row(run, row, predictor, cases, arrays, outputs))
+    if not rows:
+        raise UserError(f"nothing to score: {path} predicts {list(info.outputs)}, and {cases.name} has no masks")
+    path = write_metrics(
+        run.folder,
+        experiment="evaluate",
+        preset="",
+        seed=0,
+        data=recorded_path(data),
+        command=command,
+        seconds=round(time.monotonic() - started, 1),
+        rows=rows,
+    )
+    metrics = read_json(path)
+    write_text(run.path("table.md"), table_markdown(metrics))
+    write_report(run.folder)
+    say(table_text(metrics))
+    say(f"written to {run.folder}")
+    return run
+
+
+def _part_of(cases: Cases, part: str) -> Cases:
+    if part == "all":
+        return cases
+    parts = official_parts(cases)
+    chosen = np.flatnonzero(parts == part) if parts is not None else []
+    if not len(chosen):
+        raise UserError(f"{cases.name} has no cases whose `split` is {part}")
+    return cases.subset(chosen)
+
+
+def _check_classes(cases: Cases, classes: Sequence[str]) -> None:
+    unknown = sorted(set(cases.classes) - set(classes))
+    if unknown:
+        raise DataError(
+            [
+                Problem("label", "labels.csv", f"class {name!r} is unknown to the model, which knows {list(classes)}")
+                for name in unknown
+            ],
+            cases.name,
+        )
+
+
+def _predict(predictor: Predictor, arrays: CaseArrays, batch_size: int = 16) -> dict[str, np.ndarray]:
+    parts: dict[str, list[np.ndarray]] = {}
+    with progress_bar(f"predicting {len(arrays)} images", len(arrays)) as advance:
+        for start in range(0, len(arrays), batch_size):
+            images = arrays.images[start : start + batch_size]
+            for name, values in predictor.predict(images).items():
+                parts.setdefault(name, []).append(values)
+            advance(len(images))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _segmentation_row(run, predictor, cases, arrays, mask) -> dict:
+    lesion = mask[..., list(predictor.info.mask_classes.lesion_channels)].sum(-1)
+    table = score_cases(cases, lesion, resize=predictor.info.resize)
+    scored = np.flatnonzero(cases.has_mask)
+    per_case = {name: table[name].to_numpy(float) for name in table.columns if name not in ("id", "label")}
+    shown = scored[:SHOWN_CASES]
+    overlays.segmentation_overlays(
+        arrays.images[shown],
+        arrays.lesions[shown],
+        lesion[shown],
+        run.path("figures", "segmentation.png"),
+        arrays.ids[shown].tolist(),
+    )
+    return summarise_row("segmenter", {}, [TestScores(cases.groups[scored], per_case=per_case)])
+
+
+def _classification_row(run, row, predictor, cases, arrays, outputs) -> dict:
+    classes = predictor.info.classes
+    number = {name: index for index, name in enumerate(classes)}
+    labels = cases.table["label"]
+    table = predictions_table(
+        arrays.ids.tolist(),
+        [recorded_path(path) for path in cases.table["image"]],
+        labels.tolist(),
+        outputs["probabilities"],
+        classes,
+        predictor.info.abstain_below,
+    )
+    with written_whole(run.path("predictions.csv")) as temporary:
+        table.to_csv(temporary, index=False)
+    known = np.flatnonzero(labels.notna())
+    true = np.array([number[name] for name in labels.iloc[known]], np.int64)
+    per_case, lesions = {}, arrays.lesions[known]
+    if "saliency" in outputs and (arrays.has_mask[known] & lesions.any((1, 2))).any():
+        per_case = localisation_scores(outputs["saliency"][known, ..., 0], lesions)
+    scores = TestScores(cases.groups[known], true, outputs["probabilities"][known], per_case)
+    result = summarise_row(row, {}, [scores], classes)
+    figures.confusion(np.array(result["confusion"]), classes, run.path("figures", "confusion.png"), row)
+    if "saliency" in outputs:
+        overlays.saliency_overlays(
+            arrays.images[known][:SHOWN_CASES],
+            {row: outputs["saliency"][known, ..., 0][:SHOWN_CASES]},
+            lesions[:SHOWN_CASES] if arrays.has_mask.any() else None,
+            run.path("figures", "saliency.png"),
+            labels.iloc[known[:SHOWN_CASES]].tolist(),
+        )
+    return result

@@ -1,0 +1,1 @@
+"""What sits inside models: masks on the input, saliency maps, named outputs."""

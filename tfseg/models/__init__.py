@@ -1,0 +1,1 @@
+"""Functional builders: backbones, segmenters, classifiers, and the inference graphs made of them."""

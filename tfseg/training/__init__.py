@@ -1,0 +1,1 @@
+"""Fitting: adapters from batches to targets, the CEntIoU model, devices and precision."""
