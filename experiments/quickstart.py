@@ -14,12 +14,14 @@ import sys
 from tfseg.cli import run_guarded
 from tfseg.config import QUICKSTART_PRESETS
 from tfseg.experiment import parse_experiment
+from tfseg.quiet import import_tensorflow
 from tfseg.run import recorded_command
 
 
 def run() -> int:
     experiment = parse_experiment(QUICKSTART_PRESETS, __doc__)
 
+    import_tensorflow()
     from tfseg.jobs.comparison import describe_files, run_comparison
 
     finished = run_comparison(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,8 +12,11 @@ import tyro
 
 from tfseg.config import ComparisonConfig
 from tfseg.errors import ExportError, UserError
+from tfseg.quiet import import_tensorflow
 
 Positional = tyro.conf.Positional
+Data = Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
+Model = Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
 DESCRIPTION = """Segmentation-driven classification of medical images: train, compare, explain, serve.
 Research software, not a medical device."""
 
@@ -26,7 +28,7 @@ class Demo:
     Draws a dataset, trains a U-Net and four classifiers, tests them, exports the best one for TF-Serving and for
     phones, checks that both exports agree with Keras, and predicts a folder through the export.
 
-    Example:
+    For example:
         tfseg demo --out runs/my-demo
     """
 
@@ -37,6 +39,7 @@ class Demo:
     seed: int = 0
 
     def run(self) -> int:
+        import_tensorflow()
         from tfseg.jobs.demo import run_demo
 
         run_demo(self.out, images=self.images, seed=self.seed, command=_command())
@@ -47,12 +50,12 @@ class Demo:
 class Audit:
     """Count classes and parts of a dataset and name what is wrong with it; exit 1 if something is.
 
-    Example:
+    For example:
         tfseg audit my_data
         tfseg audit my_data --allow duplicate_across_labels
     """
 
-    data: Positional[str]
+    data: Data
     """A folder with labels.csv and images/, or NAME:PATH."""
     target: str = "label"
     """The column to learn."""
@@ -75,17 +78,18 @@ class Audit:
 class Train(ComparisonConfig):
     """Train a segmenter and one or several classifiers, and test them on the same held-out cases.
 
-    Example:
+    For example:
         tfseg train my_data --approach soft_mask --out runs/soft
         tfseg train my_data --approach plain centiou --weights imagenet --image-size 224
     """
 
-    data: Positional[str]
+    data: Data
     """A folder with labels.csv, images/ and masks/, or NAME:PATH."""
     out: str | None = None
     """Run folder; one whose config.json matches is resumed. Default: runs/train/<time>."""
 
     def run(self) -> int:
+        import_tensorflow()
         from tfseg.jobs.comparison import describe_files, run_comparison
 
         config = ComparisonConfig(**{entry.name: getattr(self, entry.name) for entry in fields(ComparisonConfig)})
@@ -98,13 +102,13 @@ class Train(ComparisonConfig):
 class Evaluate:
     """Score a trained model on a dataset: metrics with intervals, predictions.csv, figures, report.
 
-    Example:
+    For example:
         tfseg evaluate runs/soft other_data --out runs/soft-on-other
     """
 
-    model: Positional[str]
+    model: Model
     """A run folder, a .keras file, a SavedModel folder or a .tflite file."""
-    data: Positional[str]
+    data: Data
     """A folder in the plain layout, or NAME:PATH."""
     out: str
     """New folder for the results."""
@@ -118,7 +122,8 @@ class Evaluate:
     """Kinds of data errors to go on with."""
 
     def run(self) -> int:
-        from tfseg.evaluation.evaluate import evaluate_model
+        import_tensorflow()
+        from tfseg.jobs.evaluate import evaluate_model
 
         evaluate_model(
             self.model,
@@ -137,14 +142,14 @@ class Evaluate:
 class Predict:
     """Predict images with a trained model: predictions.csv, masks and overlays.
 
-    Example:
+    For example:
         tfseg predict saved_models/demo my_photos --out predictions
         tfseg predict runs/soft/models/soft_mask/model.keras a.jpg b.png --out predictions
     """
 
-    model: Positional[str]
+    model: Model
     """A .keras file, a SavedModel folder or a .tflite file."""
-    images: Positional[tuple[str, ...]]
+    images: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES…")]
     """Image files and folders."""
     out: str
     """Folder for predictions.csv, masks/ and overlays/."""
@@ -154,6 +159,7 @@ class Predict:
     """Whether to draw an overlay of every image."""
 
     def run(self) -> int:
+        import_tensorflow()
         from tfseg.export.predictions import predict_folder
 
         if not self.images:
@@ -172,7 +178,7 @@ class Export:
 
     Writes OUT/NAME/VERSION/ (SavedModel), OUT/NAME/NAME.float32.tflite and the parity report.
 
-    Example:
+    For example:
         tfseg export runs/soft --name skin --row soft_mask
     """
 
@@ -190,6 +196,7 @@ class Export:
     """Where the run's data lies now; default: where it was."""
 
     def run(self) -> int:
+        import_tensorflow()
         from tfseg.jobs.export import export_run
 
         report = export_run(self.folder, self.name, self.row, self.formats, self.out, self.data)
@@ -207,7 +214,6 @@ COMMANDS = {
     "predict": Predict,
     "export": Export,
 }
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
 
 
 def _command() -> str:
@@ -222,8 +228,6 @@ def run_guarded(job: Callable[[], int]) -> int:
     Returns:
         The job's own code; 2 after a `UserError`; 1 when an export was refused; 130 when interrupted.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     try:
         return job()
     except UserError as error:

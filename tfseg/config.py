@@ -84,12 +84,16 @@ class ComparisonConfig:
 
     # Augmentation of the training part.
     flips: bool = True
+    """Mirror left–right and up–down."""
     rotation: float = 180.0
     """Largest rotation, degrees."""
     zoom: float = 0.1
     """Largest relative change of scale."""
     shift: float = 0.05
     """Largest shift, as a share of the side."""
+
+    epoch_images: int = 240
+    """Most training images of one epoch, for segmenter and classifiers; the next epoch goes on with the others. 0: all."""
 
     # The machine.
     seed: int = 0
@@ -108,6 +112,9 @@ class ComparisonConfig:
         for name in ("segmenter_learning_rate", "learning_rate"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"`{name}` must be above 0, received {getattr(self, name)}")
+        for name in ("epoch_images", "freeze_first", "head_units", "seed", "split_seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must be at least 0, received {getattr(self, name)}")
         for name, upper in (("dropout", 0.99), ("cross_entropy_share", 1.0), ("zoom", 0.99), ("shift", 0.99)):
             if not 0.0 <= getattr(self, name) <= upper:
                 raise ConfigError(f"`{name}` must lie in [0, {upper}], received {getattr(self, name)}")
@@ -135,7 +142,7 @@ def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
     """Read what `to_plain` writes.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), or a value of another type.
+        ConfigError: an unknown key (with the nearest known one), a value of another type, or no ``data``.
     """
     import difflib
     import types
@@ -151,7 +158,10 @@ def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
         if getattr(hint, "__origin__", None) is Literal:
             fits = value in choices
         elif getattr(hint, "__origin__", None) is tuple:
-            fits = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+            allowed = getattr(choices[0], "__args__", None)
+            fits = isinstance(value, list | tuple) and all(
+                item in allowed if allowed else isinstance(item, str) for item in value
+            )
         elif isinstance(hint, types.UnionType):
             fits = isinstance(value, choices)
         elif hint is float:
@@ -160,6 +170,8 @@ def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
             fits = type(value) is hint
         if not fits:
             raise ConfigError(f"`{key}` must be {hint}, received {value!r}")
+    if "data" not in values:
+        raise ConfigError("the configuration key 'data' is missing")
     return ComparisonConfig(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
@@ -176,6 +188,7 @@ DEMO = ComparisonConfig(
     batch_size=32,
     learning_rate=1e-3,
     dropout=0.2,
+    epoch_images=0,
 )
 
 QUICKSTART_PRESETS = {
@@ -189,6 +202,7 @@ QUICKSTART_PRESETS = {
         segmenter_patience=20,
         segmenter_learning_rate=1e-4,
         freeze_first=0,
+        epoch_images=0,
         rotation=45.0,
         shift=0.1,
         epochs=700,

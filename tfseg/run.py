@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import platform
 import subprocess
@@ -15,9 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tfseg.errors import RunError
+from tfseg.errors import RunError, UserError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python-headless", "pillow")
+# What a run that has finished nothing may have written.
+RECORDS = ("config.json", "environment.json", "data.json", "splits.json", "models", "outputs", "history")
 
 
 @contextlib.contextmanager
@@ -38,7 +41,11 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             _remove(old)
         else:
             temporary.replace(path)
@@ -48,7 +55,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             raise RunError(
                 f"no space left on the disk while writing {path}; what was finished before is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise RunError(f"cannot write {path}: {error.strerror}") from error
         raise
     except BaseException:
@@ -62,7 +69,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -72,7 +80,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file whole or not at all; NaN becomes null, NumPy numbers become plain ones."""
+    """Write a JSON file whole or not at all; NaN and infinity become null, NumPy numbers plain ones."""
     write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
@@ -97,7 +105,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Path):
         return str(value)
@@ -105,25 +113,39 @@ def _plain(value: Any) -> Any:
 
 
 def recorded_path(path: str | Path) -> str:
-    """A path as records show it: relative to ``$TFSEG_DATA`` where it lies inside, else as it was given."""
+    """A path, or ``NAME:PATH``, as records show it: relative to ``$TFSEG_DATA`` where it lies inside, else as given."""
+    text = str(path)
     base = os.environ.get("TFSEG_DATA")
-    if base:
-        with contextlib.suppress(ValueError):
-            return str(Path("$TFSEG_DATA") / Path(path).resolve().relative_to(Path(base).resolve()))
-    return str(path)
+    if not base:
+        return text
+    name, colon, rest = text.partition(":")
+    prefix, inner = (f"{name}:", rest) if colon and not Path(text).exists() else ("", text)
+    try:
+        inside = Path(inner).resolve().relative_to(Path(base).resolve())
+    except ValueError:
+        return text
+    return f"{prefix}{Path('$TFSEG_DATA') / inside}"
 
 
 def recorded_command(arguments: list[str] | None = None) -> str:
     """The command line that runs now, with data paths relative to ``$TFSEG_DATA``."""
-    import shlex
-
     arguments = list(sys.argv if arguments is None else arguments)
     program = Path(arguments[0]).name
     words = ["tfseg"] if program in ("tfseg", "__main__.py") else ["python", f"experiments/{program}"]
     for word in arguments[1:]:
-        exists = os.sep in word and Path(word.partition(":")[2] or word).exists()
-        words.append(recorded_path(word) if exists and ":" not in word else word)
-    return " ".join(word if word.startswith("$TFSEG_DATA") else shlex.quote(word) for word in words)
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        path = value.partition(":")[2] or value
+        exists = os.sep in value and (Path(value).exists() or Path(path).exists())
+        words.append(f"{option}{equals}{recorded_path(value)}" if exists else word)
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    plain = word.replace("$TFSEG_DATA", "")
+    # Single quotes would keep the shell from filling in the variable.
+    return shlex.quote(word) if plain == word else word if shlex.quote(plain) == plain else f'"{word}"'
 
 
 def environment(seed: int, fingerprint: str) -> dict:
@@ -226,6 +248,22 @@ class Run:
         """Whether everything was written, the report last."""
         return self.path("report.html").exists()
 
+    @contextlib.contextmanager
+    def withdrawn_on_mistake(self) -> Iterator[None]:
+        """Take the records back when the block ends with a `UserError` and nothing was finished.
+
+        Otherwise the folder would belong to the mistaken configuration, and refuse the corrected one.
+        """
+        try:
+            yield
+        except UserError:
+            if not self.finished and not self.path("cells").exists():
+                for name in RECORDS:
+                    _remove(self.path(name))
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+            raise
+
     def cell(self, name: str, compute: Callable[[], dict]) -> dict:
         """Compute a part of the run once: its result is read back when the run is resumed.
 
@@ -236,8 +274,15 @@ class Run:
         """
         path = self.path("cells", f"{name}.json")
         if not path.exists():
-            write_json(path, compute())
+            started = time.monotonic()
+            result = compute()
+            write_json(path, {**result, "seconds": round(time.monotonic() - started, 1)})
         return read_json(path)
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the stored cells took, whichever command computed them."""
+        return sum(read_json(path)["seconds"] for path in self.path("cells").glob("*.json"))
 
 
 def _unused(path: Path) -> Path:

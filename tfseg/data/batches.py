@@ -167,9 +167,10 @@ def make_batches(
     return dataset.map(assemble, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Batches of one epoch over `count` cases."""
-    return -(-count // min(batch_size, count))
+def steps_per_epoch(count: int, batch_size: int, most: int = 0) -> int:
+    """Batches of one epoch over `count` cases, or over `most` of them where that is fewer; 0 takes all."""
+    images = min(count, most) if most else count
+    return -(-images // min(batch_size, count))
 
 
 def _mask_channels(classes, mask_classes):

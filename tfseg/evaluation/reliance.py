@@ -45,8 +45,8 @@ def reliance(
     """How far predictions move when the background or the lesion is swapped for another image's.
 
     A decision that rests on the lesion keeps its class when the background changes, and changes when the
-    lesion does. The donor's pixels are taken as they are, its own lesion included where it lies outside the
-    region.
+    lesion does. Where the donor has its own lesion the background stays as it is: swapped in, that lesion would
+    move a decision that reads lesions.
 
     Args:
         predict: images uint8 (n, H, W, 3) → probabilities (n, C).

@@ -7,10 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tfseg.errors import RunError
-from tfseg.evaluation.tables import MISSING, duration, footnotes, number, table_cells
+from tfseg.evaluation.tables import MISSING, duration, footnotes, number, shown_tables, table_cells
 from tfseg.run import read_json, write_json, write_text
 
 SUMMARY_KEYS = {"mean", "std", "ci95", "values"}
+CAPTIONS = {
+    "comparison": "The approaches on the test cases, with 95 % intervals.",
+    "saliency": "Saliency of the predicted class on test images drawn at random, one column per approach.",
+    "segmentation": "Test masks: the two best, two from the middle, the two worst.",
+    "segmenter_curves": "Training of the segmenter.",
+    "curves": "Training of the classifiers.",
+    "confusion": "True class against predicted class.",
+}
 
 
 def write_metrics(
@@ -102,19 +110,21 @@ def write_report(run_folder: str | Path) -> Path:
         title=(metrics or records["config"] or {}).get("experiment") or folder.resolve().name,
         metrics=metrics,
         seconds=duration(metrics["seconds"]) if metrics else None,
-        table=table_cells(metrics) if metrics and metrics["rows"] else None,
+        tables=[table_cells(part, columns) for part, columns in shown_tables(metrics)] if metrics else [],
+        everything=table_cells(metrics) if metrics and metrics["rows"] else None,
+        counts=_counts(records["data"]),
         footnotes=footnotes(metrics) if metrics else [],
         details=[_class_tables(row) for row in metrics["rows"] if row.get("per_class") or row.get("confusion")]
         if metrics
         else [],
         figures=[
-            (path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode("ascii"))
-            for path in sorted(folder.glob("figures/*.png"))
+            (_caption(path.stem), base64.b64encode(path.read_bytes()).decode("ascii"))
+            for path in sorted(folder.glob("figures/*.png"), key=_figure_order)
         ],
         records=[
             (heading, _flat(records[name]), is_open)
             for heading, name, is_open in (
-                ("Data", "data", True),
+                ("Data", "data", False),
                 ("Configuration", "config", False),
                 ("Environment", "environment", False),
             )
@@ -124,6 +134,29 @@ def write_report(run_folder: str | Path) -> Path:
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def _caption(stem: str) -> str:
+    if stem.startswith("confusion_"):
+        return f"Test cases of {stem.removeprefix('confusion_')}: true class against predicted class."
+    return CAPTIONS.get(stem, stem.replace("_", " "))
+
+
+def _figure_order(path: Path) -> tuple[int, str]:
+    stems = list(CAPTIONS)
+    return (stems.index(path.stem) if path.stem in stems else len(stems), path.stem)
+
+
+def _counts(data: Mapping | None) -> tuple[list[str], list[list[str]]] | None:
+    """The table class × part, with sums."""
+    if not data or not data.get("classes"):
+        return None
+    parts = list(next(iter(data["classes"].values())))
+    rows = [
+        [name, *(f"{row[part]:,}" for part in parts), f"{sum(row.values()):,}"] for name, row in data["classes"].items()
+    ]
+    sums = [sum(row[part] for row in data["classes"].values()) for part in parts]
+    return ["class", *parts, "all"], [*rows, ["all", *(f"{number:,}" for number in sums), f"{sum(sums):,}"]]
 
 
 def _checked_row(row: Mapping) -> dict:

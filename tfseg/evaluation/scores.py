@@ -83,7 +83,9 @@ def summarise_row(
         intervals = bootstrap_intervals(
             lambda positions: folds[0].metrics(classes, positions), folds[0].groups, draws=BOOTSTRAP_DRAWS
         )
-    metrics = {key: summarise([fold[key] for fold in values], intervals.get(key)) for key in values[0]}
+    # A fold whose test part has no mask lacks the scores that need one; then the mean over folds is no number.
+    names = dict.fromkeys(name for fold in values for name in fold)
+    metrics = {key: summarise([fold.get(key, float("nan")) for fold in values], intervals.get(key)) for key in names}
     metrics |= {key: summarise(numbers) for key, numbers in (extra or {}).items()}
     row = {"name": name, "settings": settings, "metrics": metrics, "paper": paper}
     if folds[0].true is not None:

@@ -72,10 +72,12 @@ def run_comparison(
         splits = read_split(run.path("splits.json"), cases)
     else:
         write_split(splits, cases, run.path("splits.json"))
-    arrays = load_arrays(cases, config.image_size, config.resize)
 
-    for fold, split in enumerate(splits):
-        run_fold(run, config, cases, arrays, split, fold, len(splits))
+    spent = run.spent
+    with run.withdrawn_on_mistake():
+        arrays = load_arrays(cases, config.image_size, config.resize)
+        for fold, split in enumerate(splits):
+            run_fold(run, config, cases, arrays, split, fold, len(splits))
     rows = tabulate(run, config, cases, arrays, len(splits), paper or {})
     draw_figures(run, config, cases, arrays, splits[0], rows)
     path = write_metrics(
@@ -85,7 +87,7 @@ def run_comparison(
         seed=config.seed,
         data=record["data"],
         command=command,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(spent + time.monotonic() - started, 1),
         rows=rows,
         extra={"best_row": best_row(run)},
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tfseg.config import DEMO
 from tfseg.data.phantom import PhantomConfig, write_phantoms
-from tfseg.errors import RunError
+from tfseg.errors import ConfigError, RunError
 from tfseg.export.predictions import predict_folder
 from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.jobs.export import export_run
@@ -16,6 +16,8 @@ from tfseg.run import Run, read_json, write_json
 
 PHANTOM_SIZE = 96
 NEW_IMAGES = 12
+# With fewer, a class can be missing from a part of the split.
+FEWEST_IMAGES = 30
 
 
 def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "", say=print) -> Run:
@@ -30,8 +32,13 @@ def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "
         say: takes the lines that tell what is going on.
 
     Raises:
+        ConfigError: too few images for three parts with all classes, or a negative seed.
         RunError: when `out` holds something else.
     """
+    if images < FEWEST_IMAGES:
+        raise ConfigError(f"`images` must be at least {FEWEST_IMAGES}, received {images}")
+    if seed < 0:
+        raise ConfigError(f"`seed` must be at least 0, received {seed}")
     out = Path(out)
     data = _drawn(out / "data", PhantomConfig(images=images, size=PHANTOM_SIZE, seed=seed))
     run = run_comparison(
@@ -69,4 +76,4 @@ def _drawn(folder: Path, config: PhantomConfig) -> Path:
         return folder
     write_json(record, settings)
     with progress_bar(f"drawing {config.images} lesions", config.images) as advance:
-        return write_phantoms(config, folder, progress=advance)
+        return write_phantoms(config, folder, progress=lambda done, total: advance())

@@ -69,6 +69,13 @@ def evaluate_model(
         _check_classes(cases, info.classes)
     with progress_bar(f"checking {len(cases)} cases", len(cases)) as advance:
         warnings = check(cases, allow, progress=advance, classification=False)
+    labelled = bool(info.classes) and cases.table["label"].notna().any()
+    masked = "mask" in info.outputs and cases.has_mask.any()
+    if not labelled and not masked:
+        raise UserError(
+            f"nothing to score: {path} predicts {list(info.outputs)}, and {cases.name} has "
+            f"{cases.table['label'].notna().sum()} labels and {cases.has_mask.sum()} masks"
+        )
     run = Run.open(
         out,
         {
@@ -86,12 +93,10 @@ def evaluate_model(
     arrays = load_arrays(cases, info.image_size, info.resize)
     outputs = _predict(predictor, arrays)
     rows = []
-    if "mask" in outputs and cases.has_mask.any():
+    if masked:
         rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"]))
-    if info.classes:
+    if labelled:
         rows.append(_classification_row(run, row, predictor, cases, arrays, outputs))
-    if not rows:
-        raise UserError(f"nothing to score: {path} predicts {list(info.outputs)}, and {cases.name} has no masks")
     path = write_metrics(
         run.folder,
         experiment="evaluate",

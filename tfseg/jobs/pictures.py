@@ -26,7 +26,6 @@ def draw_figures(
     arrays: CaseArrays,
     split: Split,
     rows: list[dict],
-    metrics: list[str],
 ) -> None:
     """Figures of the first fold's test part: curves, confusion matrices, masks, saliency, comparison."""
     folder = run.path("figures")

@@ -12,6 +12,10 @@ from keras import layers
 from tfseg.errors import ConfigError, WeightsError
 from tfseg.models.weights import load_folded_convolutions
 
+# Of batch norm. With Keras's 0.99 the moving statistics of a training of a few hundred steps are still far from the
+# data's, and the network scores chance in inference mode.
+MOMENTUM = 0.9
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -36,14 +40,12 @@ def convolution_block(inputs, filters, name, strides=1, norm="batch", dropout=0.
     """Convolution → normalisation → ReLU → dropout; 3×3, or 4×4 where it halves.
 
     A 3×3 convolution of stride 2 looks half a pixel to the right and below of where its output lies, and a saliency
-    map adds those shifts up over the stages; 4×4 is centred. Batch norm's momentum is 0.9: with Keras's 0.99 the
-    moving statistics of a training of a few hundred steps are still far from the data's, and the network scores
-    chance in inference mode.
+    map adds those shifts up over the stages; 4×4 is centred.
     """
     size = 3 if strides == 1 else 4
     outputs = layers.Conv2D(filters, size, strides, padding="same", use_bias=norm is None, name=f"{name}_conv")(inputs)
     if norm == "batch":
-        outputs = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(outputs)
+        outputs = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(outputs)
     outputs = layers.ReLU(name=f"{name}_relu")(outputs)
     return layers.Dropout(dropout, name=f"{name}_dropout")(outputs) if dropout else outputs
 
@@ -67,6 +69,9 @@ def mobilenet_v2(input_shape, keras_weights=None):
     network = keras.applications.MobileNetV2(
         input_tensor=scaled, input_shape=input_shape, include_top=False, weights=keras_weights
     )
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = MOMENTUM  # Keras's is 0.999 here.
     return keras.Model(image, network.output, name="features")
 
 

@@ -53,8 +53,9 @@ def unet(
     outputs = skips.pop()
     for level, skip in reversed(list(enumerate(skips))):
         filters = width * 2**level
+        # Channels are brought down before the upsampling, where it costs a quarter.
+        outputs = layers.Conv2D(filters, 1, name=f"up{level}_reduce")(outputs)
         outputs = layers.UpSampling2D(2, interpolation="bilinear", name=f"up{level}")(outputs)
-        outputs = convolution_block(outputs, filters, f"up{level}_reduce", norm=norm, dropout=dropout)
         outputs = _crop_to(outputs, skip, f"up{level}_crop")
         outputs = layers.Concatenate(name=f"up{level}_skip")([outputs, skip])
         outputs = convolution_block(outputs, filters, f"up{level}_a", norm=norm, dropout=dropout)
@@ -78,7 +79,10 @@ def _plain_encoder(input_shape, width, depth, norm):
 def _backbone_encoder(input_shape, encoder, weights, width, norm):
     """A backbone's levels as skips, with one level of our own at full resolution."""
     backbone = build_backbone(encoder, input_shape, weights)
-    skips = [backbone.get_layer(name).output for name in BACKBONES[encoder].levels]
+    skips = []
+    for level, name in enumerate(BACKBONES[encoder].levels, 1):
+        # Inner maps of a classifier can be several times as wide as a U-Net of this width expects.
+        skips.append(layers.Conv2D(width * 2**level, 1, name=f"skip{level}")(backbone.get_layer(name).output))
     full = convolution_block(backbone.get_layer("normalise").output, width, "full_a", norm=norm)
     return backbone.input, [full, *skips]
 

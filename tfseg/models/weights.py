@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import keras
@@ -21,22 +23,18 @@ def load_folded_convolutions(model: keras.Model, path: Path) -> None:
     Raises:
         WeightsError: names the file and the layer when a kernel is missing or has another shape.
     """
-    try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError) as error:
-        raise WeightsError(f"{path} is not a readable .npz file: {error}") from error
+    arrays = _read_arrays(path)
     names = sorted({name.rpartition("/")[0] for name in arrays if name.endswith("/kernel")})
     pairs = _convolutions_with_norm(model)
     if len(names) < len(pairs):
         raise WeightsError(f"{path} holds {len(names)} convolutions, the network has {len(pairs)}")
     for name, (convolution, norm) in zip(names, pairs, strict=False):
-        kernel, bias = arrays[f"{name}/kernel"], arrays.get(f"{name}/bias")
-        if tuple(convolution.kernel.shape) != kernel.shape or bias is None:
-            raise WeightsError(
-                f"{path}: {name} has shape {kernel.shape}, layer {convolution.name} expects "
-                f"{tuple(convolution.kernel.shape)}" + (" and a bias" if bias is None else "")
-            )
+        outputs = convolution.output.shape[-1:]
+        for part, shape in (("kernel", tuple(convolution.kernel.shape)), ("bias", outputs)):
+            received = arrays[f"{name}/{part}"].shape if f"{name}/{part}" in arrays else "none"
+            if received != shape:
+                raise WeightsError(f"{path}: layer {convolution.name} expects {name}/{part} {shape}, found {received}")
+        kernel, bias = arrays[f"{name}/kernel"], arrays[f"{name}/bias"]
         convolution.kernel.assign(kernel)
         if norm is None:
             convolution.bias.assign(bias)
@@ -45,6 +43,14 @@ def load_folded_convolutions(model: keras.Model, path: Path) -> None:
         norm.beta.assign(bias)
         norm.moving_mean.assign(np.zeros_like(bias))
         norm.moving_variance.assign(np.ones_like(bias))
+
+
+def _read_arrays(path):
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise WeightsError(f"{path} is not a readable .npz file: {error}") from error
 
 
 def _convolutions_with_norm(model):

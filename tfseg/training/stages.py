@@ -49,7 +49,7 @@ def train_segmenter(config: ComparisonConfig, arrays: CaseArrays, split: Split) 
     strategy = _prepare(config)
     mask_classes = arrays.mask_classes
     batch = config.segmenter_batch_size
-    steps = steps_per_epoch(len(training), batch)
+    steps = steps_per_epoch(len(training), batch, config.epoch_images)
     with strategy.scope():
         encoder = None if config.segmenter_encoder == "none" else config.segmenter_encoder
         model = build_segmenter(
@@ -128,7 +128,7 @@ def train_classifier(
         raise ConfigError("the approach centiou needs masks: no training case has one")
     strategy = _prepare(config)
     weights = class_weights(arrays.labels[training], classes) if config.class_weights else None
-    steps = steps_per_epoch(len(training), config.batch_size)
+    steps = steps_per_epoch(len(training), config.batch_size, config.epoch_images)
     with strategy.scope():
         size = (config.image_size, config.image_size, 3)
         features = build_backbone(config.backbone, size, config.weights)

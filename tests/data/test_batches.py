@@ -1,0 +1,217 @@
+"""The contract of a batch, what is ignored, and the order of an endless training."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfseg.data.augment import Augmentation
+from tfseg.data.batches import CaseArrays, class_weights, lesion_of, load_arrays, make_batches, steps_per_epoch
+from tfseg.data.cases import MaskClasses
+from tfseg.data.sources import load_cases
+from tfseg.errors import DataError
+
+CELL = MaskClasses(("background", "cytoplasm", "nucleus"), ("cytoplasm", "nucleus"), 255)
+SIDE = 8
+
+
+def case_arrays(count=6, mask_classes=None, seed=0):
+    """Random pictures; the first case has no mask, the second an empty one, the third ignored pixels."""
+    mask_classes = mask_classes or MaskClasses()
+    generator = np.random.default_rng(seed)
+    masks = generator.integers(0, len(mask_classes.names), (count, SIDE, SIDE)).astype(np.uint8)
+    masks[0], masks[1], masks[2, :3] = 255, 0, 255
+    return CaseArrays(
+        images=generator.integers(0, 256, (count, SIDE, SIDE, 3)).astype(np.uint8),
+        masks=masks,
+        has_mask=np.arange(count) != 0,
+        labels=np.arange(count, dtype=np.int32) % 3 - 1,
+        ids=np.array([f"case{number}" for number in range(count)]),
+        mask_classes=mask_classes,
+    )
+
+
+def whole(arrays, **options):
+    """The first batch with all cases in it, as arrays."""
+    batch = next(iter(make_batches(arrays, np.arange(len(arrays)), len(arrays), **options)))
+    return {name: values.numpy() for name, values in batch.items()}
+
+
+@pytest.mark.parametrize(("mask_classes", "channels"), [(MaskClasses(), 1), (CELL, 3)])
+def test_the_contract(mask_classes, channels):
+    arrays = case_arrays(mask_classes=mask_classes)
+    batch = whole(arrays, lesion_probability=np.full((6, SIDE, SIDE), 51, np.uint8))
+    kinds = {name: (values.dtype, values.shape[1:]) for name, values in batch.items() if name != "id"}
+    assert kinds == {
+        "image": (np.float32, (SIDE, SIDE, 3)),
+        "mask": (np.float32, (SIDE, SIDE, channels)),
+        "valid": (np.float32, (SIDE, SIDE, 1)),
+        "has_mask": (np.bool_, ()),
+        "label": (np.int32, ()),
+        "lesion": (np.float32, (SIDE, SIDE, 1)),
+    }
+    np.testing.assert_allclose(batch["image"], arrays.images / 255.0, atol=1e-6)
+    assert (batch["image"].min(), batch["image"].max()) == (0.0, 1.0)
+    np.testing.assert_allclose(batch["lesion"], 0.2, rtol=1e-6)
+    np.testing.assert_array_equal(batch["label"], arrays.labels)
+    assert [name.decode() for name in batch["id"]] == list(arrays.ids)
+    assert "lesion" not in whole(arrays)
+
+
+def test_pixels_that_count_nowhere():
+    for mask_classes in (MaskClasses(), CELL):
+        arrays = case_arrays(mask_classes=mask_classes)
+        batch = whole(arrays)
+        np.testing.assert_array_equal(batch["valid"][..., 0], arrays.masks != 255)
+        assert batch["mask"][np.broadcast_to(batch["valid"] == 0.0, batch["mask"].shape)].max() == 0.0
+        lesion = lesion_of(batch["mask"], mask_classes).numpy()
+        np.testing.assert_array_equal(lesion[..., 0] > 0, (arrays.masks > 0) & (arrays.masks < 255))
+        np.testing.assert_array_equal(lesion[..., 0] > 0, arrays.lesions)
+
+
+def test_only_the_named_classes_are_lesion():
+    nucleus = MaskClasses(("background", "cytoplasm", "nucleus"), ("nucleus",), 255)
+    arrays = case_arrays(mask_classes=nucleus)
+    np.testing.assert_array_equal(lesion_of(whole(arrays)["mask"], nucleus)[..., 0] == 1.0, arrays.masks == 2)
+    np.testing.assert_array_equal(arrays.lesions, arrays.masks == 2)
+
+
+def test_classes_are_one_hot():
+    arrays = case_arrays(mask_classes=CELL)
+    mask = whole(arrays)["mask"]
+    np.testing.assert_array_equal(mask[3:].argmax(-1), arrays.masks[3:])
+    np.testing.assert_array_equal(mask[3:].sum(-1), 1.0)
+
+
+def test_no_mask_is_not_an_empty_mask():
+    batch = whole(case_arrays())
+    np.testing.assert_array_equal(batch["has_mask"][:2], [False, True])
+    np.testing.assert_array_equal(batch["mask"][:2], 0.0)
+    np.testing.assert_array_equal(batch["valid"][0], 0.0)
+    np.testing.assert_array_equal(batch["valid"][1], 1.0)
+
+
+def numbers(dataset, count):
+    return [[int(name[4:]) for name in batch["id"].numpy()] for batch in islice(dataset, count)]
+
+
+def test_one_pass_in_order_with_a_smaller_last_batch():
+    assert numbers(make_batches(case_arrays(), np.array([4, 1, 3]), 2), 9) == [[4, 1], [3]]
+
+
+def test_an_epoch_holds_every_case_once():
+    positions = np.array([0, 2, 3, 4, 5, 1])
+    batches = numbers(make_batches(case_arrays(), positions, 2, training=True, seed=5), 9)
+    epochs = [sum(batches[start : start + 3], []) for start in (0, 3, 6)]
+    assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3, 4, 5]] * 3
+    assert epochs[0] != epochs[1] != epochs[2], "every epoch has its own order"
+    other = numbers(make_batches(case_arrays(), positions, 2, training=True, seed=6), 3)
+    assert sum(other, []) != epochs[0], "the seed matters"
+
+
+def test_the_last_batch_is_filled_up_from_the_start_of_the_order():
+    batches = numbers(make_batches(case_arrays(), np.arange(5), 2, training=True), 6)
+    assert steps_per_epoch(5, 2) == 3
+    for epoch in (sum(batches[:3], []), sum(batches[3:], [])):
+        assert sorted(epoch[:5]) == [0, 1, 2, 3, 4]
+        assert epoch[5] == epoch[0]
+
+
+def test_a_batch_is_never_larger_than_the_cases():
+    assert steps_per_epoch(3, 16) == 1
+    batches = numbers(make_batches(case_arrays(), np.arange(3), 16, training=True), 2)
+    assert [sorted(batch) for batch in batches] == [[0, 1, 2]] * 2
+
+
+def test_going_on_after_an_interruption_gives_the_same_batches():
+    options = {"training": True, "augmentation": Augmentation(), "seed": 3}
+    arrays, positions = case_arrays(), np.array([5, 1, 2, 4])
+    ongoing = list(islice(make_batches(arrays, positions, 2, **options), 8))
+    resumed = list(islice(make_batches(arrays, positions, 2, first_epoch=2, **options), 4))
+    for left, right in zip(ongoing[4:], resumed, strict=True):
+        for name in left:
+            np.testing.assert_array_equal(left[name], right[name])
+    first, later = (
+        {name: image for batch in batches for name, image in zip(batch["id"].numpy(), batch["image"], strict=True)}
+        for batches in (ongoing[:2], resumed[:2])
+    )
+    assert all(np.abs(first[name] - later[name]).max() > 0.01 for name in first), "augmentation differs by epoch"
+
+
+def test_a_case_is_augmented_alike_in_any_company():
+    """What a case becomes in an epoch depends on seed, epoch and position: not on the batch size or the others."""
+    options = {"training": True, "augmentation": Augmentation(), "seed": 3}
+    arrays = case_arrays()
+    some = next(iter(make_batches(arrays, np.array([2, 4]), 2, **options)))
+    every = next(iter(make_batches(arrays, np.arange(6), 6, **options)))
+    for name in (b"case2", b"case4"):
+        left, right = ([*batch["id"].numpy()].index(name) for batch in (some, every))
+        np.testing.assert_array_equal(some["image"][left], every["image"][right])
+        np.testing.assert_array_equal(some["mask"][left], every["mask"][right])
+
+
+def test_image_mask_and_lesion_map_are_augmented_in_step():
+    arrays = case_arrays()
+    arrays.masks[3:] = (arrays.images[3:, ..., 0] > 127).astype(np.uint8)
+    flips = Augmentation(flips=True, rotation=0.0, zoom=0.0, shift=0.0)
+    batches = make_batches(
+        arrays, np.arange(3, 6), 3, training=True, augmentation=flips, lesion_probability=arrays.images[..., 1]
+    )
+    flipped = 0
+    for batch in islice(batches, 6):
+        np.testing.assert_array_equal(batch["mask"][..., 0], batch["image"][..., 0] > 0.5)
+        np.testing.assert_allclose(batch["lesion"][..., 0], batch["image"][..., 1], atol=1e-5)
+        originals = [arrays.images[int(name[4:])] / 255.0 for name in batch["id"].numpy()]
+        flipped += sum(np.abs(image - kept).max() > 0.01 for image, kept in zip(batch["image"], originals, strict=True))
+    assert 5 <= flipped <= 18, "three of four images are flipped one way or another"
+
+
+def test_ignored_pixels_stay_ignored_when_they_move():
+    arrays = case_arrays(mask_classes=CELL)
+    batch = whole(arrays, training=True, augmentation=Augmentation())
+    np.testing.assert_array_equal(np.unique(batch["mask"]), [0.0, 1.0])
+    np.testing.assert_array_equal(batch["mask"].sum(-1, keepdims=True), batch["valid"])
+    place = [*batch["id"]].index(b"case0")
+    np.testing.assert_array_equal(batch["valid"][place], 0.0)
+
+
+def test_misuse_is_refused():
+    with pytest.raises(ValueError, match="positions"):
+        make_batches(case_arrays(), np.array([]), 2)
+    with pytest.raises(ValueError, match="training only"):
+        make_batches(case_arrays(), np.arange(2), 2, augmentation=Augmentation())
+
+
+def test_class_weights_by_hand():
+    # 3 of class 0, 1 of class 1, one unlabelled: 4 / (3 · 2) and 4 / (1 · 2).
+    np.testing.assert_allclose(class_weights(np.array([0, 0, 1, 0, -1]), 2), [4 / 6, 2.0], rtol=1e-6)
+    with pytest.raises(ValueError, match="class 1"):
+        class_weights(np.array([0, 2, 2]), 3)
+
+
+def test_cases_are_read_in_order(make_folder):
+    folder = make_folder()
+    (folder / "masks" / "b.png").unlink()
+    table = (folder / "labels.csv").read_text().replace("masks/b.png", "")
+    (folder / "labels.csv").write_text(table)
+    cases = load_cases(folder)
+    arrays = load_arrays(cases, 24)
+    assert [*arrays.ids] == [*cases.table["id"]]
+    np.testing.assert_array_equal(arrays.has_mask, [True, False, True, True])
+    np.testing.assert_array_equal(arrays.labels, [1, 1, 0, 0])
+    np.testing.assert_array_equal(arrays.masks[1], 255)
+    # The rectangle covers the middle half of either side: a quarter of the image.
+    assert arrays.lesions.mean((1, 2)) == pytest.approx([0.25, 0.0, 0.25, 0.25], abs=0.05)
+    assert (arrays.images.dtype, arrays.images.shape) == (np.uint8, (4, 24, 24, 3))
+    for name in ("a", "c"):
+        (folder / "images" / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError) as raised:
+        load_arrays(cases, 24)
+    assert {problem.file.rsplit("/", 1)[-1] for problem in raised.value.problems} == {"a.png", "c.png"}
+
+
+def test_the_image_has_a_static_shape():
+    spec = make_batches(case_arrays(), np.arange(4), 2, training=True, augmentation=Augmentation()).element_spec
+    assert spec["image"].shape.as_list() == [None, SIDE, SIDE, 3]
+    assert spec["id"].dtype == tf.string

@@ -1,0 +1,285 @@
+"""The `tfseg` command: quick to answer, honest exit codes, and every option arrives."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+import types
+from dataclasses import fields
+
+import pytest
+
+from tfseg import cli
+from tfseg.config import ComparisonConfig
+from tfseg.errors import ConfigError, ExportError, RunError
+
+HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "scipy", "matplotlib", "cv2", "PIL")
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    return caught.value.code
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+class TestStart:
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "import tfseg",
+            "import tfseg.cli\ntry: tfseg.cli.main(['--help'])\nexcept SystemExit: pass",
+            "import tfseg.cli\ntry: tfseg.cli.main(['train', '--help'])\nexcept SystemExit: pass",
+            "import tfseg.cli\ntry: tfseg.cli.main(['train', 'd', '--epochs', '0'])\nexcept SystemExit: pass",
+        ],
+        ids=["import", "help", "train-help", "mistake"],
+    )
+    def test_nothing_heavy_is_imported(self, code):
+        done = python(f"{code}\nimport sys\nprint('heavy:', [name for name in {HEAVY} if name in sys.modules])")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "heavy: []"
+
+    @pytest.mark.parametrize("words", [["-c", "import tfseg"], ["-m", "tfseg", "--help"]], ids=["import", "help"])
+    def test_under_half_a_second(self, words):
+        seconds = []
+        while len(seconds) < 5 and min(seconds, default=1) > 0.5:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, capture_output=True)
+            seconds.append(time.perf_counter() - started)
+        assert min(seconds) < 0.5
+
+    def test_as_a_module(self):
+        done = subprocess.run([sys.executable, "-m", "tfseg", "--help"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert all(name in done.stdout for name in ("demo", "audit", "train", "evaluate", "predict", "export"))
+
+
+class TestHelp:
+    @pytest.mark.parametrize("name", cli.COMMANDS)
+    def test_every_command_shows_an_example(self, name, capsys):
+        assert call(name, "--help") == 0
+        text = capsys.readouterr().out
+        assert f"    tfseg {name} " in text
+        assert "STR STR" not in text, "positional arguments need names"
+
+    def test_it_says_what_it_is_not(self, capsys):
+        assert call("--help") == 0
+        assert "not a medical device" in capsys.readouterr().out
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            (),
+            ("fly",),
+            ("train",),
+            ("train", "d", "--nope"),
+            ("train", "d", "--epochs", "many"),
+            ("train", "d", "--approach", "magic"),
+            ("train", "d", "--resize", "crop"),
+            ("evaluate", "m", "d"),
+            ("export", "r"),
+            ("demo", "--images", "x"),
+            ("evaluate", "m", "d", "--out", "o", "--part", "some"),
+        ],
+        ids=" ".join,
+    )
+    def test_what_the_parser_refuses(self, words, capsys):
+        assert call(*words) == 2
+        captured = capsys.readouterr()
+        assert captured.err and "Traceback" not in captured.err
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (("train", "d", "--epochs", "0"), "`epochs` must be at least 1"),
+            (("train", "nowhere"), "nowhere"),
+            (("train", "isic2099:nowhere"), "there is no source named 'isic2099'"),
+            (("audit", "nowhere"), "nowhere"),
+            (("evaluate", "nothing.keras", "nowhere", "--out", "o"), "nothing.keras"),
+            (("predict", "nothing.keras", "nowhere", "--out", "o"), "nowhere"),
+            (("predict", "nothing.keras", "--out", "o"), "at least one image"),
+            (("export", "nowhere", "--name", "x"), "nowhere"),
+            (("demo", "--images", "0"), "images"),
+            (("demo", "--seed", "-1"), "seed"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else " ".join(value),
+    )
+    def test_the_users_mistakes(self, words, expected, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert call(*words) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ") or "\nerror: " in captured.err
+        assert expected in captured.err and "Traceback" not in captured.err
+        assert list(tmp_path.iterdir()) == [], "something was left behind"
+
+    @pytest.mark.parametrize(
+        ("error", "code", "text"),
+        [
+            (ConfigError("wrong `x`"), 2, "error: wrong `x`"),
+            (RunError("other run"), 2, "error: other run"),
+            (ExportError("differs"), 1, "export refused: differs"),
+            (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+            (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b.png"), 2, "no space left on the disk (a/b.png)"),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+    )
+    def test_errors_of_a_job(self, error, code, text, capsys):
+        def job():
+            raise error
+
+        assert cli.run_guarded(job) == code
+        captured = capsys.readouterr()
+        assert text in captured.err and captured.out == ""
+
+    def test_the_jobs_own_code(self):
+        assert [cli.run_guarded(lambda code=code: code) for code in (0, 1)] == [0, 1]
+
+    @pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EIO, "broken disk")])
+    def test_bugs_keep_their_traceback(self, error):
+        def job():
+            raise error
+
+        with pytest.raises(type(error)):
+            cli.run_guarded(job)
+
+
+class TestArguments:
+    @pytest.fixture
+    def received(self, monkeypatch):
+        """What the commands hand to their jobs, which do not run."""
+        calls = []
+
+        def job(*values, **options):
+            calls.append((values, options))
+            return {"problems": [], "predicted": {}, "images": 0, "out": "", "files": {}, "row": ""}
+
+        for module, name in (
+            ("comparison", "run_comparison"),
+            ("evaluate", "evaluate_model"),
+            ("export", "export_run"),
+            ("demo", "run_demo"),
+        ):
+            fake = types.ModuleType(f"tfseg.jobs.{module}")
+            setattr(fake, name, job)
+            fake.describe_files = lambda run: ""
+            monkeypatch.setitem(sys.modules, f"tfseg.jobs.{module}", fake)
+        fake = types.ModuleType("tfseg.export.predictions")
+        fake.predict_folder = job
+        monkeypatch.setitem(sys.modules, "tfseg.export.predictions", fake)
+        return calls
+
+    def test_every_option_of_train_reaches_the_configuration(self, received):
+        changed = {
+            "target": "binary",
+            "image_size": 96,
+            "resize": "pad",
+            "folds": 5,
+            "split_seed": 3,
+            "allow": ("truncated", "mask_size"),
+            "segmenter_file": "s.keras",
+            "segmenter_encoder": "small_cnn",
+            "segmenter_width": 5,
+            "segmenter_depth": 2,
+            "segmenter_epochs": 6,
+            "segmenter_batch_size": 7,
+            "segmenter_learning_rate": 0.25,
+            "segmenter_patience": 9,
+            "approaches": ("centiou", "lesion_area"),
+            "backbone": "mobilenet_v2",
+            "weights": "w.npz",
+            "freeze_first": 11,
+            "head_units": 12,
+            "dropout": 0.125,
+            "class_weights": False,
+            "cross_entropy_share": 0.75,
+            "saliency_gradient": "none",
+            "epochs": 13,
+            "batch_size": 14,
+            "learning_rate": 0.5,
+            "patience": 15,
+            "learning_rate_schedule": "constant",
+            "flips": False,
+            "rotation": 16.0,
+            "zoom": 0.0625,
+            "shift": 0.03125,
+            "epoch_images": 17,
+            "seed": 18,
+            "distribution": "mirrored",
+            "precision": "mixed_bfloat16",
+            "deterministic": True,
+        }
+        defaults = ComparisonConfig(data="d")
+        left_out = {entry.name for entry in fields(ComparisonConfig)} - changed.keys()
+        assert left_out == {"data", "segmenter"}, "an option is not tested (segmenter has one choice only)"
+        words = ["train", "my_data", "--out", "runs/x"]
+        for name, value in changed.items():
+            assert value != getattr(defaults, name)
+            option = "approach" if name == "approaches" else name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{option}")
+            else:
+                words += [f"--{option}", *(value if isinstance(value, tuple) else [str(value)])]
+        assert call(*words) == 0
+        ((config, out), options) = received.pop()
+        assert (out, config) == ("runs/x", ComparisonConfig(data="my_data", **changed))
+        assert type(config) is ComparisonConfig
+        assert options["experiment"] == "train"
+
+    def test_train_without_options_is_the_default(self, received):
+        assert call("train", "my_data") == 0
+        ((config, out), _) = received.pop()
+        assert (config, out) == (ComparisonConfig(data="my_data"), None)
+
+    def test_evaluate(self, received):
+        words = ["m.keras", "d", "--out", "o", "--target", "t", "--row", "plain", "--part", "test", "--allow", "a", "b"]
+        assert call("evaluate", *words) == 0
+        values, options = received.pop()
+        assert values == ("m.keras", "d", "o")
+        del options["command"]
+        assert options == {"target": "t", "row": "plain", "part": "test", "allow": ("a", "b")}
+
+    def test_predict(self, received, capsys):
+        assert call("predict", "m.keras", "a.jpg", "folder", "--out", "o", "--batch-size", "3", "--no-overlays") == 0
+        assert received.pop()[0] == ("m.keras", ("a.jpg", "folder"), "o", 3, False)
+
+    def test_export(self, received):
+        words = ["r", "--name", "n", "--row", "plain", "--formats", "float32", "--out", "o", "--data", "d"]
+        assert call("export", *words) == 0
+        assert received.pop()[0] == ("r", "n", "plain", ("float32",), "o", "d")
+
+    def test_demo(self, received):
+        assert call("demo", "--out", "o", "--images", "12", "--seed", "3") == 0
+        values, options = received.pop()
+        assert values == ("o",) and (options["images"], options["seed"]) == (12, 3)
+
+
+class TestAudit:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        from tfseg.data.phantom import PhantomConfig, write_phantoms
+
+        return write_phantoms(PhantomConfig(images=6, size=32, images_per_group=1.0), tmp_path / "data")
+
+    def test_sound_data(self, folder, capsys):
+        assert call("audit", str(folder)) == 0
+        assert "0 errors" in capsys.readouterr().out
+
+    def test_data_with_errors_and_how_to_go_on(self, folder, capsys):
+        path = sorted((folder / "images").iterdir())[0]
+        path.write_bytes(path.read_bytes()[:-200])
+        assert call("audit", str(folder)) == 1
+        assert path.name in capsys.readouterr().out
+        assert call("audit", str(folder), "--allow", "truncated") == 0
+        assert path.name in capsys.readouterr().out
+
+    def test_a_misspelt_allow_is_the_users_mistake(self, folder, capsys):
+        assert call("audit", str(folder), "--allow", "trunkated") == 2
+        assert "trunkated" in capsys.readouterr().err

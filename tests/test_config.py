@@ -1,0 +1,172 @@
+"""The configuration: what it refuses, and that it survives being written down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+
+from tfseg.config import DEMO, QUICKSTART_PRESETS, ComparisonConfig, from_plain, to_plain
+from tfseg.errors import ConfigError
+
+WRONG = [
+    *(
+        (name, 0)
+        for name in (
+            "image_size",
+            "folds",
+            "segmenter_epochs",
+            "segmenter_batch_size",
+            "epochs",
+            "batch_size",
+            "segmenter_width",
+            "segmenter_depth",
+            "segmenter_patience",
+            "patience",
+        )
+    ),
+    *((name, value) for name in ("segmenter_learning_rate", "learning_rate") for value in (0.0, -1.0, float("nan"))),
+    *((name, -0.1) for name in ("dropout", "cross_entropy_share", "zoom", "shift", "rotation")),
+    *((name, 1.0) for name in ("dropout", "zoom", "shift")),
+    ("cross_entropy_share", 1.01),
+    ("rotation", 180.5),
+    ("head_units", -1),
+    ("freeze_first", -1),
+    ("epoch_images", -1),
+    ("seed", -1),
+    ("split_seed", -1),
+    ("approaches", ()),
+    ("approaches", ("plain", "plain")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+def test_values_out_of_range_are_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` .*received"):
+        ComparisonConfig(data="d", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cross_entropy_share", 0.0),
+        ("cross_entropy_share", 1.0),
+        ("rotation", 0.0),
+        ("rotation", 180.0),
+        ("dropout", 0.0),
+        ("head_units", 0),
+        ("folds", 1),
+        ("epoch_images", 0),
+        ("seed", 0),
+    ],
+    ids=str,
+)
+def test_the_ends_of_the_ranges_are_allowed(name, value):
+    assert getattr(ComparisonConfig(data="d", **{name: value}), name) == value
+
+
+def test_weights_need_a_backbone_that_has_some():
+    with pytest.raises(ConfigError, match="small_cnn has no pretrained weights"):
+        ComparisonConfig(data="d", backbone="small_cnn", weights="imagenet")
+
+
+class TestResolved:
+    def test_without_weights(self):
+        config = ComparisonConfig(data="d").resolved()
+        assert (config.backbone, config.segmenter_encoder) == ("small_cnn", "none")
+
+    def test_with_weights(self):
+        config = ComparisonConfig(data="d", weights="w.npz").resolved()
+        assert (config.backbone, config.segmenter_encoder) == ("mobilenet_v2", "mobilenet_v2")
+
+    def test_what_was_chosen_stays(self):
+        chosen = ComparisonConfig(data="d", weights="w.npz", segmenter_encoder="none", backbone="mobilenet_v2")
+        assert chosen.resolved() == chosen
+        chosen = ComparisonConfig(data="d", segmenter_encoder="small_cnn", backbone="mobilenet_v2")
+        assert chosen.resolved() == chosen
+
+    def test_again_changes_nothing(self):
+        once = ComparisonConfig(data="d", weights="w.npz", epochs=7).resolved()
+        assert once.resolved() == once and once.epochs == 7
+
+
+class TestPlain:
+    @pytest.mark.parametrize(
+        "config",
+        [
+            ComparisonConfig(data="d"),
+            ComparisonConfig(data="d", weights="w", segmenter_file="s.keras", allow=("a", "b"), approaches=("plain",)),
+            replace(DEMO, data="x"),
+            *(replace(preset, data="x") for preset in QUICKSTART_PRESETS.values()),
+        ],
+    )
+    def test_round_trip_through_json(self, config):
+        assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+    def test_an_unknown_key_suggests_the_near_one(self):
+        with pytest.raises(ConfigError, match="unknown configuration key 'epoch'; did you mean 'epochs'?"):
+            from_plain({"data": "d", "epoch": 3})
+        with pytest.raises(ConfigError, match="unknown configuration key 'xyzzy'$"):
+            from_plain({"data": "d", "xyzzy": 3})
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("epochs", "3"),
+            ("epochs", 3.0),
+            ("epochs", True),
+            ("epochs", None),
+            ("learning_rate", "0.1"),
+            ("learning_rate", True),
+            ("flips", 1),
+            ("flips", "yes"),
+            ("data", 3),
+            ("data", None),
+            ("weights", 3),
+            ("resize", "crop"),
+            ("resize", None),
+            ("approaches", "plain"),
+            ("approaches", ["plain", "magic"]),
+            ("approaches", [1]),
+            ("allow", "truncated"),
+        ],
+        ids=str,
+    )
+    def test_wrong_types_are_refused(self, key, value):
+        with pytest.raises(ConfigError, match=f"`{key}` must be .*received"):
+            from_plain({"data": "d", key: value})
+
+    def test_a_whole_number_is_a_float_too(self):
+        assert from_plain({"data": "d", "rotation": 45}).rotation == 45.0
+
+    def test_the_checks_run(self):
+        with pytest.raises(ConfigError, match="`epochs`"):
+            from_plain({"data": "d", "epochs": 0})
+
+    def test_data_is_needed(self):
+        with pytest.raises(ConfigError, match="data"):
+            from_plain({"epochs": 3})
+
+
+def test_presets_are_runnable_and_different():
+    assert list(QUICKSTART_PRESETS) == ["quick", "paper"]
+    for preset in (DEMO, *QUICKSTART_PRESETS.values()):
+        config = replace(preset, data="d").resolved()
+        assert set(config.approaches) == {"plain", "hard_mask", "soft_mask", "centiou"}
+        assert config.image_size % 2**config.segmenter_depth == 0
+    paper, quick = QUICKSTART_PRESETS["paper"], QUICKSTART_PRESETS["quick"]
+    assert paper.epochs > quick.epochs > 0 and paper.image_size > quick.image_size
+
+
+def test_every_setting_but_plain_words_is_documented():
+    text = open(sys.modules[ComparisonConfig.__module__].__file__, encoding="utf-8").read()
+    for entry in fields(ComparisonConfig):
+        assert f"    {entry.name}: " in text
+
+
+def test_the_configuration_needs_no_tensorflow():
+    code = "import sys, tfseg.config; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
