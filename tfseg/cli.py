@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tfseg.config import ComparisonConfig
-from tfseg.errors import ExportError, UserError
+from tfseg.errors import DataError, ExportError, UserError
 from tfseg.quiet import import_tensorflow
 
 Positional = tyro.conf.Positional
@@ -52,6 +52,7 @@ class Audit:
 
     For example:
         tfseg audit my_data
+        tfseg audit my_data --out runs/audit --split-file runs/soft/splits.json
         tfseg audit my_data --allow duplicate_across_labels
     """
 
@@ -61,16 +62,37 @@ class Audit:
     """The column to learn."""
     allow: tuple[str, ...] = ()
     """Kinds of errors to count as warnings."""
+    out: str | None = None
+    """Folder for audit.html (with pictures) and audit.json; new, empty, or of an earlier audit."""
+    split_file: str | None = None
+    """A splits.json: its parts are audited, of all folds, and not those of the `split` column."""
 
     def run(self) -> int:
         from tfseg.data.audit import audit_cases
+        from tfseg.data.audit_page import audit_text, check_audit_folder, write_audit
+        from tfseg.data.checks import check_allowed
         from tfseg.data.sources import load_cases
+        from tfseg.data.splits import read_split
         from tfseg.progress import progress_bar
 
-        cases = load_cases(self.data, self.target)
+        check_allowed(self.allow)
+        if self.out is not None:
+            check_audit_folder(self.out)
+        try:
+            cases = load_cases(self.data, self.target)
+        except DataError as error:
+            if any(problem.kind in ("no_folder", "no_table") for problem in error.problems):
+                raise
+            # The table alone is enough to see that something is wrong; a DataError's own text is shortened.
+            lines = [f"  {problem}" for problem in error.problems]
+            print("\n".join([f"{len(lines)} error{'s' if len(lines) != 1 else ''} in {self.data}:", *lines]))
+            return 1
+        splits = None if self.split_file is None else read_split(self.split_file, cases)
         with progress_bar(f"auditing {len(cases)} cases", len(cases)) as advance:
-            audit = audit_cases(cases, allow=self.allow, progress=advance)
-        print(audit.text())
+            audit = audit_cases(cases, splits, self.allow, advance)
+        print(audit_text(audit))
+        if self.out is not None:
+            print(f"\nwritten to {write_audit(audit, cases, self.out)}")
         return 0 if audit.ok else 1
 
 

@@ -62,7 +62,7 @@ class ComparisonConfig:
     """Network of the classifiers; auto: mobilenet_v2 where weights are given, else small_cnn."""
     weights: str | None = None
     """`imagenet`, or the path of a weights file, for the backbone and the segmenter's encoder."""
-    freeze_first: int = 60
+    freeze_first: int = 90
     """How many of the backbone's first layers stay as the pretrained weights have them."""
     head_units: int = 64
     """Width of the head's hidden layer; 0 for a linear head."""
@@ -93,7 +93,7 @@ class ComparisonConfig:
     """Largest shift, as a share of the side."""
 
     epoch_images: int = 240
-    """Most training images of one epoch, for segmenter and classifiers; the next epoch goes on with the others. 0: all."""
+    """Most training images of one epoch; the next epoch goes on with the others. 0: all."""
 
     # The machine.
     seed: int = 0

@@ -1,29 +1,37 @@
-"""TensorFlow starts without its start-up lines."""
+"""TensorFlow and LiteRT start without their start-up lines."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow with what it writes to the error stream while loading held back.
-
-    It tells which devices and CPU kernels it found before its own log level is read, so that no setting silences
-    it. Errors are raised as ever.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Hold back what native code writes to the error stream while the block runs; Python's errors are raised."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        import keras  # noqa: F401
-        import tensorflow as tf
-
-        tf.constant(0)
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without the lines on devices and CPU kernels.
+
+    It writes them before its own log level is read, so that no setting silences them.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with silent_stderr():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.constant(0)

@@ -21,10 +21,12 @@ def lesion_image(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def lesion_mask(size: tuple[int, int] = (48, 40), value: int = 255) -> Image.Image:
-    """A mask with a rectangle in its middle."""
+def lesion_mask(size: tuple[int, int] = (48, 40), value: int = 255, moved: int | None = None) -> Image.Image:
+    """A mask with a rectangle in its middle; `moved` puts one of its pixels elsewhere, to tell masks apart."""
     mask = np.zeros((size[1], size[0]), np.uint8)
     mask[size[1] // 4 : -size[1] // 4, size[0] // 4 : -size[0] // 4] = value
+    if moved is not None:
+        mask[size[1] // 2, size[0] // 2], mask[divmod(moved, size[0])] = 0, value
     return Image.fromarray(mask)
 
 
@@ -51,7 +53,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
                 for name, label in (("a", "naevus"), ("b", "naevus"), ("c", "melanoma"), ("d", "melanoma"))
             ]
         for seed, row in enumerate(rows):
-            for column, picture in (("image", lesion_image(seed)), ("mask", lesion_mask())):
+            for column, picture in (("image", lesion_image(seed)), ("mask", lesion_mask(moved=seed))):
                 if row.get(column):
                     path = folder / row[column]
                     path.parent.mkdir(parents=True, exist_ok=True)

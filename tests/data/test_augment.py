@@ -50,7 +50,7 @@ def test_a_quarter_turn(side):
     """An angle of 90° of at most 180° is the draw 0.75; output → input turns by it, so the content turns back."""
     image = picture(side, side)
     turned, classes = moved(Augmentation(False, 180.0, 0.0, 0.0), draw(angle=0.75), image)
-    # Output (row, column) = (i, j) about the centre reads input column −i and row j: rot90 counter-clockwise … once.
+    # Output (row, column) = (i, j) about the centre reads input column −i and row j.
     wanted = np.array([[image[0, j, side - 1 - i] for j in range(side)] for i in range(side)])
     np.testing.assert_allclose(turned, wanted, atol=1e-4)
     np.testing.assert_allclose(classes, wanted[..., :1], atol=1e-4)

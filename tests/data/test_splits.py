@@ -217,3 +217,26 @@ def test_real_patients(data_folder):
         check_partition(cases, split)
         share = np.array(counts(cases, split.test)) / total
         assert (share > 0.1).all() and (share < 0.3).all()
+
+
+def test_a_number_per_class_for_the_test_part(make_cases):
+    labels = ["a"] * 40 + ["b"] * 15 + [None] * 6
+    cases = make_cases(labels)
+    (split,) = split_cases(cases, test_per_class=10, val_fraction=0.2)
+    counts = {part: np.bincount(cases.labels[where] + 1, minlength=3) for part, where in split.parts.items()}
+    np.testing.assert_array_equal(counts["test"], [0, 10, 10])
+    # Of the rest, 30 a, 5 b and 6 without a label, a fifth.
+    np.testing.assert_array_equal(counts["val"], [1, 6, 1])
+    assert sum(len(where) for where in split.parts.values()) == len(cases)
+    with pytest.raises(DataError, match="class 'b': has 15 cases"):
+        split_cases(cases, test_per_class=14)
+    with pytest.raises(ConfigError, match="test_per_class"):
+        split_cases(cases, test_per_class=5, folds=3)
+
+
+def test_a_number_per_class_keeps_groups_whole(make_cases):
+    cases = make_cases(["a", "b"] * 30, groups=[f"p{number // 3}" for number in range(60)])
+    (split,) = split_cases(cases, test_per_class=9)
+    groups = [set(cases.groups[where]) for where in split.parts.values()]
+    assert not (groups[0] & groups[2] or groups[1] & groups[2] or groups[0] & groups[1])
+    assert np.abs(np.bincount(cases.labels[split.test]) - 9).max() <= 1

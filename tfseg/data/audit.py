@@ -1,31 +1,38 @@
-"""What a user should know about the data before training: counts, broken files, copies, leakage between parts."""
+"""What a user should know about the data before training: counts, broken files, copies, leakage, odd masks."""
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfseg.data.cases import Cases
-from tfseg.data.checks import Progress, check_allowed, downgrade, inspect_files, lesion_pixels, problems_of, shown_path
-from tfseg.data.ingest import IGNORED
-from tfseg.data.splits import Split, official_parts
+from tfseg.data.checks import (
+    Finding,
+    Inspection,
+    Progress,
+    check_allowed,
+    downgrade,
+    findings_of,
+    inspect_files,
+    shown_path,
+)
+from tfseg.data.copies import Copy, copy_findings, find_copies, group_findings, pictures, thumbnail
+from tfseg.data.leakage import LeakTest, border_colour, image_facts, leak_findings, leak_test
+from tfseg.data.masks import MaskFit, MaskLook, look_at_mask, mask_findings, mask_fit
+from tfseg.data.splits import PARTS, Split, official_parts
 from tfseg.errors import DataError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
-THUMBNAIL = 32
-HASH_DISTANCE = 8
-CORRELATION = 0.97
 NO_LABEL = "(no label)"
-_SYMMETRIES = 8
-_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -34,158 +41,126 @@ class Audit:
 
     Args:
         counts: number of cases, one row per class (and ``(no label)``), one column per part and ``all``.
-        problems: errors first.
+        groups: number of groups, with the same rows and columns, and a row ``all`` more.
+        masks: number of cases with a mask, by class.
+        findings: the problems with the positions of their cases, errors first.
         facts: what was measured, by name; plain values.
+        copies: pairs of cases with the same picture, those within a group among them.
+        leak: how well facts about the files tell the label, or None where there were too few cases.
         name: of the data.
+        target: the column that is the label.
     """
 
     counts: pd.DataFrame
-    problems: list[Problem] = field(default_factory=list)
+    groups: pd.DataFrame
+    masks: dict[str, int]
+    findings: list[Finding] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
+    copies: list[Copy] = field(default_factory=list)
+    leak: LeakTest | None = None
     name: str = ""
+    target: str = "label"
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Errors first."""
+        return [finding.problem for finding in self.findings]
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that stop a training."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """The problems that don't."""
+        return [problem for problem in self.problems if problem.severity != "error"]
 
     @property
     def ok(self) -> bool:
         """Whether no problem is an error."""
-        return all(problem.severity != "error" for problem in self.problems)
-
-    def text(self, limit: int = 10) -> str:
-        """The audit as lines for a terminal, with at most `limit` problems of each kind."""
-        lines = [self.name, "", self.counts.to_string(), ""]
-        lines += [f"{name}: {value}" for name, value in self.facts.items()]
-        for severity in ("error", "warning"):
-            found = [problem for problem in self.problems if problem.severity == severity]
-            lines += ["", f"{len(found)} {severity}{'s' if len(found) != 1 else ''}{':' if found else ''}"]
-            for kind in dict.fromkeys(problem.kind for problem in found):
-                alike = [problem for problem in found if problem.kind == kind]
-                lines += [f"  {problem}" for problem in alike[:limit]]
-                if len(alike) > limit:
-                    lines.append(f"  … and {len(alike) - limit} more [{kind}]")
-        return "\n".join(lines)
+        return not self.errors
 
 
 @dataclass(frozen=True)
 class _Look:
     digest: bytes
     thumbnail: np.ndarray
-    inverted: bool
+    border: np.ndarray
+    mask: MaskLook | None
 
 
 def audit_cases(
-    cases: Cases, splits: Sequence[Split] | None = None, allow: Sequence[str] = (), progress: Progress | None = None
+    cases: Cases,
+    splits: Sequence[Split] | None = None,
+    allow: Sequence[str] = (),
+    progress: Progress | None = None,
+    classification: bool = False,
 ) -> Audit:
-    """Check the files, look for copies, and look for copies and groups that stand in different parts.
+    """Check the files, the masks, copies, copies and groups in different parts, and what gives the label away.
 
-    Copies are files with equal bytes, and images that look alike (`similar_pairs`) also when one is mirrored or
-    turned by a right angle. Copies within a group are expected (photographs of one lesion) and only counted,
-    unless their labels differ.
+    Every file is read once, on a pool of threads; the searches work on what was kept of it.
 
     Args:
         cases: what to audit.
         splits: the parts; without them, those of the ``split`` column, or none.
         allow: kinds of error that are let through as warnings.
         progress: called, without arguments, after each case.
+        classification: whether a classifier is wanted: then a label that occurs once, or a single class, is an
+            error and not a warning.
 
     Raises:
         ConfigError: when `allow` names a kind that doesn't exist.
     """
     check_allowed(allow)
     problems, parts = _parts(cases, splits)
+    seconds, started = {}, time.monotonic()
+
+    def lap(name: str) -> None:
+        nonlocal started
+        seconds[name] = round(time.monotonic() - started, 2)
+        started = time.monotonic()
 
     def look(path: str, pixels: np.ndarray, mask: np.ndarray | None) -> _Look:
-        digest = hashlib.sha256(Path(path).read_bytes()).digest()
-        inverted = mask is not None and looks_inverted(lesion_pixels(mask, cases), mask != IGNORED)
-        return _Look(digest, thumbnail(pixels), inverted)
+        fits = mask is not None and mask.shape == pixels.shape[:2]
+        return _Look(
+            hashlib.sha256(Path(path).read_bytes()).digest(),
+            thumbnail(pixels),
+            border_colour(pixels),
+            look_at_mask(mask, cases) if fits else None,
+        )
 
     inspections = inspect_files(cases, progress, look)
-    problems += problems_of(cases, inspections, classification=False)
-    seen = {number: item.seen for number, item in enumerate(inspections) if item.seen is not None}
-    copies, copy_facts = _copies(cases, seen, parts)
-    problems += copies + _split_groups(cases, parts) + _inverted(cases, seen) + _unlisted(cases)
-    problems = sorted(downgrade(problems, allow), key=lambda problem: problem.severity != "error")
-    return Audit(_counts(cases, parts), problems, {**_facts(cases, inspections), **copy_facts}, cases.name)
+    seen: dict[int, _Look] = {number: item.seen for number, item in enumerate(inspections) if item.seen is not None}
+    lap("files")
+    thumbnails = {number: item.thumbnail for number, item in seen.items()}
+    copies = find_copies(cases, {number: item.digest for number, item in seen.items()}, thumbnails)
+    lap("copies")
+    leak = leak_test(image_facts(cases, inspections, {number: item.border for number, item in seen.items()}), cases)
+    lap("leak")
+    masks = {number: item.mask for number, item in seen.items() if item.mask is not None}
+    fit = mask_fit(masks, thumbnails)
+    lap("masks")
 
-
-def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """A grey thumbnail of an RGB image, uint8 (32, 32); its aspect is not kept."""
-    import cv2
-
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-
-
-def difference_hash(thumbnails: np.ndarray) -> np.ndarray:
-    """64-bit difference hashes, uint64 (N,), of grey thumbnails, (N, 32, 32).
-
-    A bit says whether a cell of an 8×9 grid is darker than its right neighbour.
-    """
-    import cv2
-
-    small = np.stack([cv2.resize(one, (9, 8), interpolation=cv2.INTER_AREA) for one in thumbnails])
-    bits = small[:, :, 1:] > small[:, :, :-1]
-    return np.packbits(bits.reshape(len(small), 64), axis=1).view(np.uint64)[:, 0]
-
-
-def similar_pairs(thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of images that are copies of each other, mirrored or turned by right angles or not.
-
-    The hash proposes (Hamming distance of at most 8 bits of 64), the correlation of the thumbnails decides (at
-    least 0.97). The correlation is weighted towards the centre, where lesions are: otherwise two photographs
-    with the same dark corners and different lesions pass for copies. It doesn't see changes of brightness and
-    contrast. Nearly all copies after JPEG at quality 30, halving, mild noise or cropping by 1 % pass both; after
-    cropping by 3 % most don't. Among the pairs of 2,161 dermoscopic images (HAM10000) without copies, the highest
-    correlation within the hash distance is 0.96.
-
-    Args:
-        thumbnails: grey, uint8 (N, 32, 32).
-
-    Returns:
-        Ascending pairs of positions, each first < second.
-    """
-    if len(thumbnails) < 2:
-        return []
-    hashes, patterns = difference_hash(thumbnails), _patterns(thumbnails)
-    pairs: set[tuple[int, int]] = set()
-    for symmetry in range(_SYMMETRIES):
-        turned = np.rot90(thumbnails[:, :, ::-1] if symmetry >= 4 else thumbnails, symmetry % 4, axes=(1, 2))
-        turned_hashes, turned_patterns = difference_hash(np.ascontiguousarray(turned)), _patterns(turned)
-        for start in range(0, len(hashes), _BLOCK):
-            distance = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ turned_hashes[None, start:])
-            first, second = np.nonzero(distance <= HASH_DISTANCE)
-            first, second = (first + start)[second > first], (second + start)[second > first]
-            alike = (patterns[first] * turned_patterns[second]).sum(1) >= CORRELATION
-            pairs.update(zip(first[alike].tolist(), second[alike].tolist(), strict=True))
-    return sorted(pairs)
-
-
-def _patterns(thumbnails: np.ndarray) -> np.ndarray:
-    """Centred and scaled so that the product of two is their weighted correlation, float32 (N, 1024)."""
-    window = np.hanning(THUMBNAIL + 2)[1:-1]
-    weight = np.outer(window, window).ravel()
-    weight /= weight.sum()
-    values = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
-    values = (values - (values * weight).sum(1, keepdims=True)) * np.sqrt(weight)
-    return (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)).astype(np.float32)
-
-
-def looks_inverted(lesion: np.ndarray, counts: np.ndarray) -> bool:
-    """Whether a mask shows a hole in a frame of lesion, as the mask of the background would.
-
-    That is: at least 95 % of the border is lesion, at least 2 % of the pixels are not, and the centre of those
-    lies within a fifth of the sides from the mask's centre.
-
-    Args:
-        lesion: bool (H, W).
-        counts: which pixels aren't ignored, bool (H, W).
-    """
-    border = np.ones(lesion.shape, bool)
-    border[1:-1, 1:-1] = False
-    border &= counts
-    hole = ~lesion & counts
-    if not border.any() or lesion[border].mean() < 0.95 or hole.sum() < 0.02 * counts.sum():
-        return False
-    centre = (np.argwhere(hole).mean(0) + 0.5) / lesion.shape
-    return bool((np.abs(centre - 0.5) < 0.2).all())
+    findings = [Finding(problem) for problem in problems] + findings_of(cases, inspections, classification)
+    findings += copy_findings(cases, copies, parts) + group_findings(cases, parts)
+    findings += mask_findings(cases, masks, fit, pictures(copies))
+    findings += leak_findings(leak, cases) + _unlisted(cases)
+    allowed = downgrade((finding.problem for finding in findings), allow)
+    findings = [Finding(problem, finding.cases) for problem, finding in zip(allowed, findings, strict=True)]
+    findings.sort(key=lambda finding: finding.problem.severity != "error")
+    labels = _labels(cases)
+    masked = Counter(labels[cases.has_mask].tolist())
+    return Audit(
+        *_counts(cases, parts),
+        {name: masked[name] for name in dict.fromkeys([*cases.classes, *labels.tolist()])},
+        findings,
+        {**_facts(cases, inspections, copies, fit), "seconds": seconds},
+        copies,
+        leak,
+        cases.name,
+        cases.target,
+    )
 
 
 def _parts(cases: Cases, splits: Sequence[Split] | None) -> tuple[list[Problem], dict[str, np.ndarray]]:
@@ -205,83 +180,33 @@ def _parts(cases: Cases, splits: Sequence[Split] | None) -> tuple[list[Problem],
     return [], parts
 
 
-def _counts(cases: Cases, parts: dict[str, np.ndarray]) -> pd.DataFrame:
+def _labels(cases: Cases) -> np.ndarray:
+    return cases.table["label"].fillna(NO_LABEL).to_numpy(str)
+
+
+def _counts(cases: Cases, parts: dict[str, np.ndarray]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cases, and groups, by class and part."""
     import pandas as pd
 
-    labels = cases.table["label"].fillna(NO_LABEL).to_numpy(str)
+    labels, groups = _labels(cases), cases.groups
     rows = [*cases.classes, *([NO_LABEL] if NO_LABEL in labels else [])]
     chosen = {}
     for split, part in parts.items():
-        for name in ("train", "val", "test"):
+        for name in PARTS:
             chosen[name if len(parts) == 1 else f"{split} {name}"] = part == name
     chosen["all"] = np.ones(len(cases), bool)
-    content = {name: [int((here & (labels == row)).sum()) for row in rows] for name, here in chosen.items()}
-    return pd.DataFrame(content, index=pd.Index(rows, name=cases.target))
-
-
-def _copies(cases: Cases, seen: dict[int, _Look], parts: dict[str, np.ndarray]) -> tuple[list[Problem], dict]:
-    positions = np.array(sorted(seen), int)
-    same: dict[bytes, list[int]] = {}
-    for number in positions:
-        same.setdefault(seen[number].digest, []).append(number)
-    exact = {(a, b) for copies in same.values() for i, a in enumerate(copies) for b in copies[i + 1 :]}
-    thumbnails = np.array([seen[number].thumbnail for number in positions])
-    near = {(int(positions[a]), int(positions[b])) for a, b in similar_pairs(thumbnails)} - exact
-
-    problems, within = [], 0
-    table, groups, labels = cases.table, cases.groups, cases.labels
-    for first, second in sorted(exact | near):
-        other = shown_path(cases, table["image"].iloc[second])
-        how = "the same bytes as" if (first, second) in exact else "looks the same as"
-        file, what = shown_path(cases, table["image"].iloc[first]), f"{how} {other}"
-        apart = [name for name, part in parts.items() if part[first] and part[second] and part[first] != part[second]]
-        plain = True
-        if labels[first] >= 0 and labels[second] >= 0 and labels[first] != labels[second]:
-            names = f"{cases.classes[labels[first]]} and {cases.classes[labels[second]]}"
-            problems.append(Problem("duplicate_across_labels", file, f"{what}, labels {names}"))
-            plain = False
-        if apart:
-            part = parts[apart[0]]
-            where = f"{part[first]} and {part[second]}" + (f" of {apart[0]}" if len(parts) > 1 else "")
-            problems.append(Problem("duplicate_across_parts", file, f"{what}, parts {where}"))
-            plain = False
-        if plain and groups[first] != groups[second]:
-            message = f"{what}; without a common group they may be parted"
-            problems.append(Problem("duplicates", file, message, "warning"))
-        within += groups[first] == groups[second]
-    facts = {"copies": f"{len(exact)} pairs with equal bytes, {len(near)} that look alike, {within} in one group"}
-    return problems, facts
-
-
-def _split_groups(cases: Cases, parts: dict[str, np.ndarray]) -> list[Problem]:
-    import pandas as pd
-
-    problems = []
-    for split, part in parts.items():
-        placed = pd.DataFrame({"group": cases.groups, "part": part})[part != ""]
-        several = placed.groupby("group")["part"].nunique()
-        for group in several.index[several > 1]:
-            counts = Counter(placed["part"][placed["group"] == group])
-            where = ", ".join(f"{counts[name]} in {name}" for name in ("train", "val", "test") if counts[name])
-            where += f" of {split}" if len(parts) > 1 else ""
-            problems.append(Problem("group_across_parts", f"group {group!r}", where))
-    return problems
-
-
-def _inverted(cases: Cases, seen: dict[int, _Look]) -> list[Problem]:
-    found = [number for number, item in seen.items() if item.inverted]
-    if not found:
-        return []
-    file = shown_path(cases, cases.table["mask"].iloc[found[0]])
-    file += f" and {len(found) - 1} more" if len(found) > 1 else ""
-    message = (
-        f"{len(found)} of {cases.has_mask.sum()} masks are lesion along the border and not in the middle: "
-        "look whether lesion and background are exchanged"
+    of_cases = {name: [int((here & (labels == row)).sum()) for row in rows] for name, here in chosen.items()}
+    of_groups = {
+        name: [len(set(groups[here & (labels == row)])) for row in rows] + [len(set(groups[here]))]
+        for name, here in chosen.items()
+    }
+    return (
+        pd.DataFrame(of_cases, index=pd.Index(rows, name=cases.target)),
+        pd.DataFrame(of_groups, index=pd.Index([*rows, "all"], name=cases.target)),
     )
-    return [Problem("mask_inverted", file, message, "warning")]
 
 
-def _unlisted(cases: Cases) -> list[Problem]:
+def _unlisted(cases: Cases) -> list[Finding]:
     folder = Path(cases.root) / "images"
     if not (Path(cases.root) / "labels.csv").is_file() or not folder.is_dir():
         return []
@@ -291,22 +216,45 @@ def _unlisted(cases: Cases) -> list[Problem]:
     if not unlisted:
         return []
     file = unlisted[0] + (f" and {len(unlisted) - 1} more" if len(unlisted) > 1 else "")
-    return [Problem("unlisted_images", file, "in images/ and not in labels.csv", "warning")]
+    return [Finding(Problem("unlisted_images", file, "in images/ and not in labels.csv", "warning"))]
 
 
-def _facts(cases: Cases, inspections: Sequence) -> dict[str, object]:
+def _facts(cases: Cases, inspections: Sequence[Inspection], copies: list[Copy], fit: MaskFit | None) -> dict:
     facts: dict[str, object] = {"cases": len(cases), "groups": len(set(cases.groups))}
     sizes = np.array([item.size for item in inspections if item.size])
-    if len(sizes):
-        low, middle, high = sizes.min(0), np.median(sizes, 0).astype(int), sizes.max(0)
-        shown = " to ".join(f"{width}×{height}" for width, height in (low, high))
-        facts["image size"] = f"{shown} pixels (median {middle[0]}×{middle[1]})"
+    for axis, side in enumerate(("width", "height")):
+        if len(sizes):
+            values = sizes[:, axis]
+            facts[side] = {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+    facts["files"] = dict(Counter(item.header.form for item in inspections if item.header).most_common())
     lesion = [item.lesion for item in inspections if item.lesion is not None]
-    facts["masks"] = f"{cases.has_mask.sum()} of {len(cases)}"
+    facts["masks"] = int(cases.has_mask.sum())
     if lesion:
-        mean, middle = 100 * np.mean(lesion), 100 * np.median(lesion)
-        facts["masks"] += f", lesion {mean:.1f} % of the pixels (median {middle:.1f} %)"
+        facts["lesion_share"] = {"mean": round(float(np.mean(lesion)), 4), "median": round(float(np.median(lesion)), 4)}
+    if fit is not None:
+        facts["mask_fit"] = {"judged": len(fit.rank), "telling": fit.telling, "median_rank": float(np.median(fit.rank))}
+    equal = sum(copy.equal_bytes for copy in copies)
+    within = sum(copy.same_group for copy in copies)
+    facts["copies"] = {"equal_bytes": equal, "look_alike": len(copies) - equal, "in_one_group": within}
     counts = cases.table["label"].value_counts()
     if len(counts) > 1:
-        facts["largest to smallest class"] = f"{counts.max() / counts.min():.1f} : 1"
+        facts["imbalance"] = round(float(counts.max() / counts.min()), 2)
     return facts
+
+
+def audit_record(audit: Audit, cases: Cases) -> dict:
+    """The audit as plain values: the content of ``audit.json``."""
+    ids = cases.table["id"].to_numpy(str)
+    leak = asdict(audit.leak) | {"carriers": list(audit.leak.carriers)} if audit.leak else None
+    return {
+        "data": audit.name,
+        "target": audit.target,
+        "ok": audit.ok,
+        "counts": audit.counts.to_dict("index"),
+        "groups": audit.groups.to_dict("index"),
+        "masks": audit.masks,
+        "facts": audit.facts,
+        "leak": leak,
+        "problems": [asdict(found.problem) | {"cases": ids[list(found.cases)].tolist()} for found in audit.findings],
+        "copies": [asdict(copy) | {"first": ids[copy.first], "second": ids[copy.second]} for copy in audit.copies],
+    }

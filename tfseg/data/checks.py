@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfseg.data.cases import Cases
 from tfseg.data.ingest import IGNORED, ImageError, open_image, orientation, read_mask, transcoding_reason, upright_rgb
 from tfseg.errors import ConfigError, DataError, Problem
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ERRORS = {
     "missing_file": "the file is not there",
@@ -32,17 +35,60 @@ ERRORS = {
 WARNINGS = {
     "exif_rotation": "turned by EXIF; handled",
     "transcoded": "TensorFlow can't decode the file as it is; handled",
+    "greyscale": "some images have one channel, others colour; handled",
+    "tiny_image": "an image of a few pixels",
+    "blank_image": "an image of one colour",
     "empty_mask": "no lesion in the mask",
     "full_mask": "nothing but lesion in the mask",
     "no_label": "cases without a label",
     "no_mask": "cases without a mask",
     "duplicates": "copies that stand neither in different parts nor in different classes",
     "mask_inverted": "the mask looks like the background's",
+    "mask_shared": "different images with the same mask",
+    "mask_mismatch": "the mask may belong to another image",
+    "facts_leak_label": "size, compression or border of an image tell its class",
     "unlisted_images": "images that the table doesn't name",
+}
+TINY = 16
+# What the reader does with files that TensorFlow can't be given as they are; see `tfseg.data.ingest.read_image`.
+HANDLING = {
+    "CMYK JPEG": "turned into RGB, without a colour profile",
+    "16-bit": "the high byte of every value is kept",
+    "transparency": "the transparency is dropped, not composited",
+    "palette": "the colours are looked up",
 }
 
 Look = Callable[[str, np.ndarray, "np.ndarray | None"], Any]
 Progress = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the file of an image says beside its pixels.
+
+    Args:
+        form: such as ``"colour JPEG"``, ``"greyscale PNG"``, ``"CMYK JPEG"``, ``"16-bit PNG"``.
+        bytes: size of the file.
+        quantisation: sum of the JPEG's quantisation tables (the lower, the better the quality); 0 for others.
+        exif: whether there is EXIF.
+        transcoded: why the image must be transcoded, or None.
+        rotated: whether EXIF turns the image.
+    """
+
+    form: str
+    bytes: int
+    quantisation: int
+    exif: bool
+    transcoded: str | None
+    rotated: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem and the positions of the cases that it concerns; none where it concerns all or a file outside."""
+
+    problem: Problem
+    cases: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,16 +98,16 @@ class Inspection:
     Args:
         problems: the errors of this case's files.
         size: width and height of the upright image, or None where it can't be read.
-        transcoded: why the image must be transcoded, or None.
-        rotated: whether EXIF turns the image.
+        header: of the image file, or None where it can't be read.
+        blank: whether all pixels have one colour.
         lesion: share of the pixels that count that are lesion, in [0, 1]; None without a readable mask.
         seen: what the caller's own look returned, None where the image can't be read.
     """
 
     problems: list[Problem] = field(default_factory=list)
     size: tuple[int, int] | None = None
-    transcoded: str | None = None
-    rotated: bool = False
+    header: Header | None = None
+    blank: bool = False
     lesion: float | None = None
     seen: Any = None
 
@@ -86,10 +132,10 @@ def inspect_files(cases: Cases, progress: Progress | None = None, look: Look | N
 
 
 def _inspect(cases: Cases, image_path: str, mask_path: str | float | None, look: Look | None) -> Inspection:
-    problems, pixels, mask, seen, facts = [], None, None, None, {}
+    problems, pixels, mask, seen, header = [], None, None, None, None
     try:
         with open_image(image_path) as image:
-            facts = {"transcoded": transcoding_reason(image), "rotated": orientation(image) > 1}
+            header = _header(image, image_path)
             pixels = upright_rgb(image)
     except ImageError as error:
         problems.append(Problem(error.kind, shown_path(cases, image_path), error.message))
@@ -105,13 +151,32 @@ def _inspect(cases: Cases, image_path: str, mask_path: str | float | None, look:
     if look is not None and pixels is not None:
         seen = look(image_path, pixels, mask)
     size = None if pixels is None else (pixels.shape[1], pixels.shape[0])
-    return Inspection(problems, size, lesion=lesion, seen=seen, **facts)
+    # Most images are found not to be blank by a few of their pixels.
+    blank = pixels is not None and all(bool((some == some[0, 0]).all()) for some in (pixels[::16, ::16], pixels))
+    return Inspection(problems, size, header if pixels is not None else None, blank, lesion, seen)
+
+
+def _header(image: Image.Image, path: str) -> Header:
+    reason = transcoding_reason(image)
+    if reason is not None and image.mode.startswith("I") and "bit" not in reason:
+        reason = f"16-bit {reason}"
+    tables = getattr(image, "quantization", None) or {}
+    return Header(
+        form=reason or f"{'greyscale' if image.mode == 'L' else 'colour'} {image.format}",
+        bytes=os.path.getsize(path),
+        quantisation=sum(sum(table) for table in tables.values()),
+        exif=len(image.getexif()) > 0,
+        transcoded=reason,
+        rotated=orientation(image) > 1,
+    )
 
 
 def lesion_pixels(mask: np.ndarray, cases: Cases) -> np.ndarray:
     """Where a mask of class indices shows a lesion class, bool of the mask's shape."""
     names = cases.mask_classes.names
-    return np.isin(mask, [names.index(name) for name in cases.mask_classes.lesion])
+    is_lesion = np.zeros(256, bool)
+    is_lesion[[names.index(name) for name in cases.mask_classes.lesion]] = True
+    return is_lesion[mask]
 
 
 def lesion_share(mask: np.ndarray, cases: Cases) -> float:
@@ -119,36 +184,53 @@ def lesion_share(mask: np.ndarray, cases: Cases) -> float:
     return float(lesion_pixels(mask, cases).sum() / max(1, (mask != IGNORED).sum()))
 
 
-def problems_of(cases: Cases, inspections: Sequence[Inspection], classification: bool = True) -> list[Problem]:
-    """The problems of the cases, errors first; see `find_problems`."""
-    problems = [problem for inspection in inspections for problem in inspection.problems]
+def findings_of(cases: Cases, inspections: Sequence[Inspection], classification: bool = True) -> list[Finding]:
+    """The problems of the cases with the cases that have them; see `find_problems`."""
+    found = [Finding(problem, (number,)) for number, item in enumerate(inspections) for problem in item.problems]
     labels = cases.table["label"]
     counts = labels.value_counts()
     severity = "error" if classification else "warning"
     for name in sorted(counts.index[counts == 1]):
-        case = cases.table["id"][labels == name].iloc[0]
-        problems.append(Problem("label_once", case, f"no other case has the label {name!r}", severity))
+        position = int(np.flatnonzero(labels == name)[0])
+        problem = Problem("label_once", cases.table["id"].iloc[position], f"no other case has the label {name!r}")
+        found.append(Finding(replace(problem, severity=severity), (position,)))
     if len(counts) == 1:
-        problems.append(Problem("single_class", cases.target, f"every label is {counts.index[0]!r}", severity))
+        found.append(Finding(Problem("single_class", cases.target, f"every label is {counts.index[0]!r}", severity)))
 
     def told(kind: str, chosen: Iterable[bool], message: str, column: str = "image") -> None:
         positions = np.flatnonzero(list(chosen))
         if len(positions):
-            file = shown_path(cases, cases.table[column].iloc[positions[0]])
-            file = file if len(positions) == 1 else f"{file} and {len(positions) - 1} more"
-            problems.append(Problem(kind, file, message, "warning"))
+            found.append(told_once(cases, kind, positions, message, column))
 
-    told("exif_rotation", (item.rotated for item in inspections), "turned by EXIF; they are turned upright")
-    for reason, count in sorted(Counter(item.transcoded for item in inspections if item.transcoded).items()):
-        chosen = (item.transcoded == reason for item in inspections)
-        told("transcoded", chosen, f"{count} × {reason}: transcoded once to 8-bit RGB PNG")
+    headers = [item.header for item in inspections]
+    rotated = [bool(item and item.rotated) for item in headers]
+    told("exif_rotation", rotated, f"{sum(rotated)} × turned by EXIF: turned upright, as their masks are")
+    for reason, count in sorted(Counter(item.transcoded for item in headers if item and item.transcoded).items()):
+        chosen = (bool(item) and item.transcoded == reason for item in headers)
+        how = next((how for what, how in HANDLING.items() if what in reason), "decoded by Pillow")
+        told("transcoded", chosen, f"{count} × {reason}: {how}; transcoded once to 8-bit RGB PNG")
+    grey = np.array([bool(item) and item.form.startswith("greyscale") for item in headers], bool)
+    if not all(grey[number] for number, item in enumerate(headers) if item):
+        told("greyscale", grey, f"one channel, read as three equal ones: {by_class(cases, grey)}")
+    tiny = (item.size is not None and min(item.size) < TINY for item in inspections)
+    told("tiny_image", tiny, f"a side of fewer than {TINY} pixels")
+    told("blank_image", (item.blank for item in inspections), "every pixel has the same colour")
     for kind, value, what in (("empty_mask", 0.0, "no lesion"), ("full_mask", 1.0, "nothing but lesion")):
         chosen = np.array([item.lesion == value for item in inspections], bool)
-        told(kind, chosen, f"{what} in the mask: {_by_class(cases, chosen)}", "mask")
+        told(kind, chosen, f"{what} in the mask: {by_class(cases, chosen, cases.has_mask)}", "mask")
     for kind, missing in (("no_label", labels.isna().to_numpy(bool)), ("no_mask", ~cases.has_mask)):
         what = f"{missing.sum()} of {len(cases)} cases have no {kind[3:]}"
         told(kind, missing, what if kind == "no_mask" else f"{what} (target {cases.target!r})")
-    return sorted(problems, key=lambda problem: problem.severity != "error")
+    return sorted(found, key=lambda finding: finding.problem.severity != "error")
+
+
+def told_once(
+    cases: Cases, kind: str, positions: Sequence[int] | np.ndarray, message: str, column: str = "image"
+) -> Finding:
+    """One warning for several cases, under the name of the first one's file."""
+    file = shown_path(cases, cases.table[column].iloc[positions[0]])
+    file = file if len(positions) == 1 else f"{file} and {len(positions) - 1} more"
+    return Finding(Problem(kind, file, message, "warning"), tuple(int(position) for position in positions))
 
 
 def find_problems(cases: Cases, progress: Progress | None = None, classification: bool = True) -> list[Problem]:
@@ -163,7 +245,7 @@ def find_problems(cases: Cases, progress: Progress | None = None, classification
         classification: whether a classifier is wanted: then a label that occurs once, or a single class, is an
             error and not a warning.
     """
-    return problems_of(cases, inspect_files(cases, progress), classification)
+    return [finding.problem for finding in findings_of(cases, inspect_files(cases, progress), classification)]
 
 
 def check(
@@ -213,8 +295,14 @@ def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]}×{pixels.shape[0]}"
 
 
-def _by_class(cases: Cases, chosen: np.ndarray) -> str:
-    """How many of the chosen cases, and of all with a mask, each class has: an odd share can give it away."""
+def by_class(cases: Cases, chosen: np.ndarray, among: np.ndarray | None = None) -> str:
+    """How many of the chosen cases, and of all, each class has: an odd share can give it away.
+
+    Args:
+        cases: all of them.
+        chosen: which to count, bool (N,).
+        among: what "all" means, bool (N,); by default every case.
+    """
     labels = cases.table["label"].fillna("(no label)")
-    counts, totals = labels[chosen].value_counts(), labels[cases.has_mask].value_counts()
+    counts, totals = labels[chosen].value_counts(), (labels if among is None else labels[among]).value_counts()
     return ", ".join(f"{name} {counts[name]} of {totals[name]}" for name in sorted(counts.index))

@@ -45,6 +45,7 @@ def split_cases(
     seed: int = 0,
     folds: int | None = None,
     val_fraction: float = 0.15,
+    test_per_class: int | None = None,
 ) -> list[Split]:
     """Divide the cases into training, validation and test parts.
 
@@ -52,14 +53,17 @@ def split_cases(
     ``validation``, ``test``; without validation cases, they are taken out of the training part). Otherwise the
     parts have the given fractions of each class, as nearly as whole groups allow. With `folds`, each case is in
     the test part of one fold, a ``split`` column is not looked at, and the validation part is taken out of the
-    rest. Cases without a label are divided like a class of their own. The order of the rows makes no difference.
+    rest. With `test_per_class`, the test part has that many cases of each class (the cervical paper's split) and no
+    case without a label. Cases without a label are divided like a class of their own. The order of the rows makes no difference.
 
     Args:
         cases: what to divide.
         fractions: of training, validation and test; they sum to 1.
         seed: of the split, not of the training.
         folds: number of folds, at least 2, or None.
-        val_fraction: the validation part's share of what is not tested, with `folds` or an official test part.
+        val_fraction: the validation part's share of what is not tested, with `folds`, `test_per_class` or an
+            official test part.
+        test_per_class: test cases of each class, or None; not with `folds`.
 
     Returns:
         One split, or one per fold.
@@ -69,18 +73,23 @@ def split_cases(
         DataError: when the ``split`` column is unusable, a class has too few cases or groups for the parts or
             folds asked for, or is missing from a part.
     """
-    _check_arguments(fractions, folds, val_fraction)
+    _check_arguments(fractions, folds, val_fraction, test_per_class)
     order = np.argsort(cases.table["id"].to_numpy(str), kind="stable")
     _, groups = np.unique(cases.groups[order], return_inverse=True)
     strata, names = cases.labels[order] + 1, ["", *cases.classes]
     rng = np.random.default_rng(seed)
-    official = official_parts(cases) if folds is None else None
+    official = official_parts(cases) if folds is None and test_per_class is None else None
 
     if folds is not None:
         parts = [
             _with_validation(test, strata, groups, val_fraction, rng)
             for test in _folds(strata, groups, names, folds, rng, cases)
         ]
+    elif test_per_class is not None:
+        _check_enough(strata, names, test_per_class + 2, f"{test_per_class} for the test part", cases)
+        wanted = np.where(np.unique(strata) > 0, test_per_class, 0)
+        test = _holdout(strata, groups, wanted, rng, keep=2)
+        parts = [_with_validation(test, strata, groups, val_fraction, rng)]
     elif official is not None:
         part = official[order]
         if not (part == "val").any():
@@ -99,12 +108,16 @@ def split_cases(
     return splits
 
 
-def _check_arguments(fractions: Sequence[float], folds: int | None, val_fraction: float) -> None:
+def _check_arguments(
+    fractions: Sequence[float], folds: int | None, val_fraction: float, test_per_class: int | None
+) -> None:
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         received = tuple(fractions)
         raise ConfigError(f"`fractions` must be three positive numbers that sum to 1, received {received}")
     if folds is not None and (not isinstance(folds, int) or folds < 2):
         raise ConfigError(f"`folds` must be a whole number of at least 2, or None, received {folds!r}")
+    if test_per_class is not None and (test_per_class < 1 or folds is not None):
+        raise ConfigError(f"`test_per_class` must be at least 1 and goes without `folds`, received {test_per_class}")
     if not 0 < val_fraction < 1:
         raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {val_fraction}")
 
@@ -132,10 +145,21 @@ def official_parts(cases: Cases) -> np.ndarray | None:
     return np.array([OFFICIAL[value.lower()] for value in values])
 
 
+def _check_enough(strata: np.ndarray, names: Sequence[str], least: int, purpose: str, cases: Cases) -> None:
+    """Every class has `least` cases, so that something is left for training and validation."""
+    problems = [
+        Problem("too_few", f"class {names[stratum]!r}", f"has {count} cases; {purpose} and 2 more are needed")
+        for stratum, count in zip(*np.unique(strata[strata > 0], return_counts=True), strict=True)
+        if count < least
+    ]
+    if problems:
+        raise DataError(problems, cases.name)
+
+
 def _holdout(
-    strata: np.ndarray, groups: np.ndarray, fraction: float, rng: np.random.Generator, keep: int
+    strata: np.ndarray, groups: np.ndarray, share: float | np.ndarray, rng: np.random.Generator, keep: int
 ) -> np.ndarray:
-    """Choose whole groups that hold this fraction of every stratum as nearly as can be.
+    """Choose whole groups that hold this share of every stratum as nearly as can be.
 
     scikit-learn splits by group only into equal folds, so this is a greedy search from several shuffles: a
     group is taken when that brings the strata's counts nearer to what is wanted. The order is not by size, or
@@ -143,7 +167,7 @@ def _holdout(
 
     Args:
         strata, groups: numbers, (N,).
-        fraction: of each stratum, in (0, 1).
+        share: of each stratum, in (0, 1), or the number of cases of each stratum, in their order.
         rng: shuffles the groups.
         keep: groups of each stratum that must be left over.
 
@@ -155,7 +179,10 @@ def _holdout(
     counts = np.zeros((groups.max(initial=-1) + 1, strata.max(initial=-1) + 1))
     np.add.at(counts, (groups, strata), 1)
     total, spread = counts.sum(0), (counts > 0).sum(0)
-    wanted = np.maximum(np.round(fraction * total), (spread > keep).astype(float))
+    if np.ndim(share):
+        wanted = np.asarray(share, float)
+    else:
+        wanted = np.maximum(np.round(share * total), (spread > keep).astype(float))
     weight = 1 / np.maximum(wanted, 1)
 
     best, best_error = np.zeros(len(counts), bool), np.inf

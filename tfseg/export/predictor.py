@@ -15,6 +15,7 @@ from tfseg.errors import Problem, UserError
 from tfseg.export.mobile import read_litert_info
 from tfseg.export.serving import CARD_FILE, read_model_card
 from tfseg.layers.outputs import ModelInfo, model_info
+from tfseg.quiet import silent_stderr
 
 
 class Predictor:
@@ -146,7 +147,8 @@ class LiteRTPredictor(Predictor):
 
         super().__init__(read_litert_info(path))
         try:
-            self._runner = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
+            with silent_stderr():
+                self._runner = Interpreter(model_path=str(path), num_threads=os.cpu_count()).get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path} is not a LiteRT model that can be run here: {error}") from error
         (self._input,) = self._runner.get_input_details()

@@ -90,7 +90,7 @@ def _segmenter_cell(run, config, cases, arrays, split, graph, history, fold) -> 
     """Scores of the test cases at their original resolution; the maps are kept for the figures."""
     maps = lesion_maps(predict_masks(graph, arrays, split.test), arrays.mask_classes)
     tested = cases.subset(split.test)
-    table = score_cases(tested, maps, resize=config.resize)
+    table = score_cases(tested, maps, resize=config.resize, surfaces=True)
     write_arrays(run, SEGMENTER_ROW, fold, lesion=np.round(255 * maps).astype(np.uint8))
     values = {name: table[name].astype(float).tolist() for name in table.columns if name not in ("id", "label")}
     write_csv(run.path("history", f"{SEGMENTER_ROW}-fold{fold}.csv"), history)

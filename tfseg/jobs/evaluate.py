@@ -150,7 +150,7 @@ def _predict(predictor: Predictor, arrays: CaseArrays, batch_size: int = 16) -> 
 
 def _segmentation_row(run, predictor, cases, arrays, mask) -> dict:
     lesion = mask[..., list(predictor.info.mask_classes.lesion_channels)].sum(-1)
-    table = score_cases(cases, lesion, resize=predictor.info.resize)
+    table = score_cases(cases, lesion, resize=predictor.info.resize, surfaces=True)
     scored = np.flatnonzero(cases.has_mask)
     per_case = {name: table[name].to_numpy(float) for name in table.columns if name not in ("id", "label")}
     shown = scored[:SHOWN_CASES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tfseg.export.predictor import load_model
 from tfseg.export.serving import export_saved_model
 from tfseg.jobs.cells import row_model
 from tfseg.layers.outputs import model_info
-from tfseg.run import Run, read_json, write_json
+from tfseg.run import Run, read_json, write_json, written_whole
 
 FORMATS = ("saved_model", "float32")
 PARITY_CASES = 50
@@ -68,7 +69,7 @@ def export_run(
     Raises:
         RunError: the folder is no finished run, or has no such row.
         ConfigError: an unknown format, or a name that can't be a folder's.
-        ExportError: an export disagrees with Keras; what was exported is removed.
+        ExportError: an export disagrees with Keras; nothing of it is left, and an earlier export stays as it was.
     """
     unknown = [entry for entry in formats if entry not in FORMATS]
     if unknown or not formats:
@@ -86,15 +87,14 @@ def export_run(
     kept = {entry: path for entry, path in (("saved_model", version), ("float32", mobile)) if entry in formats}
     scores = {entry["name"]: entry["metrics"] for entry in read_json(run.path("metrics.json"))["rows"]}[row]
     metrics = {key: value["mean"] for key, value in scores.items()}
-    try:
+    # A server that watches the folder must not see a version before it is checked.
+    with contextlib.ExitStack() as stack:
+        pending = {entry: stack.enter_context(written_whole(path)) for entry, path in kept.items()}
         if "saved_model" in kept:
-            export_saved_model(model, version, metrics, name)
+            export_saved_model(model, pending["saved_model"], metrics, name)
         if "float32" in kept:
-            export_litert(model, mobile)
-        report = check_parity(model, images, kept.get("saved_model"), kept.get("float32"))
-    except Exception:
-        _discard(kept.values())
-        raise
+            export_litert(model, pending["float32"])
+        report = check_parity(model, images, pending.get("saved_model"), pending.get("float32"))
     report |= {"row": row, "run": str(run.folder), "files": {entry: str(path) for entry, path in kept.items()}}
     write_json(base / f"parity.{version.name}.json", report)
     return report
@@ -115,13 +115,3 @@ def parity_images(run: Run, model: keras.Model, data: str | None = None) -> np.n
             for path in cases.table["image"].iloc[chosen]
         ]
     )
-
-
-def _discard(paths) -> None:
-    import shutil
-
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

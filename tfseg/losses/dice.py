@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 PACKAGE = "tfseg"
@@ -74,7 +75,9 @@ class MaskLoss(keras.losses.Loss):
             raise ValueError(
                 f"`y_true` {tuple(y_true.shape)} and `y_pred` {tuple(y_pred.shape)} must have the same shape"
             )
-        return ops.mean(self.per_image(y_true, y_pred, sample_weight))
+        # Gradients are added up over replicas; Keras's own losses divide at this place too.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return ops.mean(self.per_image(y_true, y_pred, sample_weight)) / replicas
 
     def call(self, y_true, y_pred):
         return self.per_image(y_true, y_pred, None)

@@ -58,6 +58,9 @@ class CEntIoUModel(keras.Model):
         self.iou_mean = keras.metrics.Mean(name="saliency_iou")
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.loss_mean = keras.metrics.Mean(name="loss")
+        # The training step doesn't go through `call`, so nothing else would build the model, and an unbuilt one
+        # can't save its weights.
+        self.build(self.features.input_shape)
 
     def build(self, input_shape):
         self.explain.build(self.features.output_shape)
@@ -75,7 +78,7 @@ class CEntIoUModel(keras.Model):
 
         Returns:
             A pair: the scalar loss, and a dictionary of ``logits`` (B, classes), ``cross_entropy`` (B,), ``iou``
-            (B,) and ``has_lesion`` (B,).
+            (B,) and ``has_lesion`` (B,), and ``images``, how many the global batch has.
         """
         labels = targets["label"]
         chosen = labels if self.saliency_target == "true" else None
@@ -91,6 +94,7 @@ class CEntIoUModel(keras.Model):
             counts = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
         loss = centiou_loss(weighted, iou, has_lesion, self.cross_entropy_share, counts[0], counts[1])
         parts = {"cross_entropy": cross_entropy, "iou": iou, "has_lesion": has_lesion, "logits": explained["logits"]}
+        parts["images"] = counts[0]
         return loss, parts
 
     def train_step(self, data):
@@ -107,9 +111,9 @@ class CEntIoUModel(keras.Model):
         return self._report(*self.objective(image, targets, sample_weight), targets["label"])
 
     def _report(self, loss, parts, labels):
+        # Replicas' parts add up to the batch's loss, which weighs as much as the batch has images.
         images = ops.cast(ops.shape(labels)[0], "float32")
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self.loss_mean.update_state(loss * replicas, sample_weight=images)
+        self.loss_mean.update_state(loss * parts["images"] / ops.maximum(images, 1.0), sample_weight=images)
         self.cross_entropy_mean.update_state(parts["cross_entropy"])
         self.iou_mean.update_state(parts["iou"], sample_weight=parts["has_lesion"])
         self.accuracy.update_state(labels, parts["logits"])

@@ -15,6 +15,7 @@ from tfseg.data.batches import lesion_of
 from tfseg.data.cases import MaskClasses
 from tfseg.errors import UserError
 from tfseg.progress import progress_bar
+from tfseg.training.devices import SharedLossScale
 
 
 def for_segmentation(batch):
@@ -52,9 +53,10 @@ def for_centiou(weights: np.ndarray | None, mask_classes: MaskClasses) -> Callab
 
 
 def make_optimizer(learning_rate: float, schedule: str, steps: int) -> keras.optimizers.Optimizer:
-    """Adam with a constant rate, or one that falls to zero along a half cosine over `steps`."""
+    """Adam with a constant rate, or one that falls to zero along a half cosine over `steps`; scaled for float16."""
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if schedule == "cosine" else learning_rate
-    return keras.optimizers.Adam(rate)
+    adam = keras.optimizers.Adam(rate)
+    return SharedLossScale(adam) if keras.config.dtype_policy().name == "mixed_float16" else adam
 
 
 def fit(
@@ -89,7 +91,7 @@ def fit(
     """
     stopping = keras.callbacks.EarlyStopping(monitor, patience=patience, mode=mode, restore_best_weights=True)
     with _Progress(description, epochs, steps, monitor) as progress:
-        callbacks = [stopping, keras.callbacks.TerminateOnNaN(), progress]
+        callbacks = [_NoNumber(monitor), stopping, progress]
         history = model.fit(
             training,
             validation_data=validation,
@@ -101,12 +103,30 @@ def fit(
         )
     table = pd.DataFrame(history.history)
     if table.empty or not np.isfinite(table[monitor].iloc[0]):
-        raise UserError(f"{description}: {monitor} is no number in the first epoch; try a lower learning rate")
-    if stopping.best_weights is not None:
-        model.set_weights(stopping.best_weights)
+        raise UserError(f"{description}: the loss is no number in the first epoch; try a lower learning rate")
     table.insert(0, "epoch", range(1, len(table) + 1))
     table.insert(1, "seconds", progress.seconds[: len(table)])
     return table
+
+
+class _NoNumber(keras.callbacks.Callback):
+    """Stops at a training loss that is no number, and keeps such an epoch from being the best.
+
+    A broken network's masks are empty, which a metric of overlap finds right wherever there is no lesion. Stands
+    before early stopping, which reads what this writes.
+    """
+
+    def __init__(self, monitor):
+        super().__init__()
+        self._monitor = monitor
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite((logs or {}).get("loss", 0.0)):
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs and not np.isfinite([logs.get("loss", 0.0), logs.get("val_loss", 0.0)]).all():
+            logs[self._monitor] = float("nan")
 
 
 class _Progress(keras.callbacks.Callback, contextlib.AbstractContextManager):

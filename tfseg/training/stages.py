@@ -22,7 +22,13 @@ from tfseg.models.backbones import build_backbone, freeze_first
 from tfseg.models.classifier import Classifier, build_classifier, segmentation_graph
 from tfseg.models.unet import build_segmenter
 from tfseg.training.centiou import CEntIoUModel
-from tfseg.training.devices import make_strategy, seed_everything, set_precision
+from tfseg.training.devices import (
+    make_strategy,
+    seed_everything,
+    set_precision,
+    training_batch_size,
+    validation_batch_size,
+)
 from tfseg.training.fit import fit, for_centiou, for_classification, for_segmentation, make_optimizer
 
 
@@ -48,7 +54,8 @@ def train_segmenter(config: ComparisonConfig, arrays: CaseArrays, split: Split) 
         )
     strategy = _prepare(config)
     mask_classes = arrays.mask_classes
-    batch = config.segmenter_batch_size
+    replicas = strategy.num_replicas_in_sync
+    batch = training_batch_size(len(training), config.segmenter_batch_size, replicas)
     steps = steps_per_epoch(len(training), batch, config.epoch_images)
     with strategy.scope():
         encoder = None if config.segmenter_encoder == "none" else config.segmenter_encoder
@@ -74,7 +81,7 @@ def train_segmenter(config: ComparisonConfig, arrays: CaseArrays, split: Split) 
     history = fit(
         model,
         batches.map(for_segmentation),
-        make_batches(arrays, validation, batch).map(for_segmentation),
+        make_batches(arrays, validation, validation_batch_size(len(validation), batch, replicas)).map(for_segmentation),
         epochs=config.segmenter_epochs,
         steps=steps,
         patience=config.segmenter_patience,
@@ -118,20 +125,27 @@ def train_classifier(
         A pair: the trained parts, and the training's record.
 
     Raises:
-        ConfigError: maps or masks that the approach needs are missing.
+        ConfigError: labels, maps or masks that the approach needs are missing.
     """
     masked = approach in MASK_LAYERS
     if masked and lesion_probability is None:
         raise ConfigError(f"the approach {approach} needs a segmenter's maps")
     training, validation = (part[arrays.labels[part] >= 0] for part in (split.train, split.val))
+    if not len(training) or not len(validation):
+        raise ConfigError(
+            f"a classifier needs labels: {len(training)} of the training and {len(validation)} of the validation "
+            "cases have one"
+        )
     if approach == "centiou" and not arrays.has_mask[training].any():
         raise ConfigError("the approach centiou needs masks: no training case has one")
     strategy = _prepare(config)
     weights = class_weights(arrays.labels[training], classes) if config.class_weights else None
-    steps = steps_per_epoch(len(training), config.batch_size, config.epoch_images)
+    replicas = strategy.num_replicas_in_sync
+    batch = training_batch_size(len(training), config.batch_size, replicas)
+    steps = steps_per_epoch(len(training), batch, config.epoch_images)
     with strategy.scope():
-        size = (config.image_size, config.image_size, 3)
-        features = build_backbone(config.backbone, size, config.weights)
+        shape = (config.image_size, config.image_size, 3)
+        features = build_backbone(config.backbone, shape, config.weights)
         freeze_first(features, config.freeze_first if config.weights else 0)
         classifier = build_classifier(features, classes, config.head_units or None, config.dropout)
         optimizer = make_optimizer(config.learning_rate, config.learning_rate_schedule, steps * config.epochs)
@@ -154,16 +168,17 @@ def train_classifier(
     batches = make_batches(
         arrays,
         training,
-        config.batch_size,
+        batch,
         training=True,
         augmentation=_augmentation(config),
         lesion_probability=maps,
         seed=config.seed,
     )
+    size = validation_batch_size(len(validation), batch, replicas)
     history = fit(
         model,
         batches.map(adapt),
-        make_batches(arrays, validation, config.batch_size, lesion_probability=maps).map(adapt),
+        make_batches(arrays, validation, size, lesion_probability=maps).map(adapt),
         epochs=config.epochs,
         steps=steps,
         patience=config.patience,

@@ -1,0 +1,470 @@
+"""The main job: what a run folder holds, that its numbers agree, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tfseg.data.decode import restore_map
+from tfseg.errors import ConfigError, DataError, RunError, UserError
+from tfseg.export.predictor import load_predictor
+from tfseg.jobs import cells, comparison
+from tfseg.jobs.comparison import describe_files, run_comparison
+from tfseg.run import Run, read_json
+
+CLASSIFICATION = {
+    "accuracy",
+    "balanced_accuracy",
+    "kappa",
+    "auc",
+    "ece",
+    "brier",
+    *(f"{name}_{average}" for name in ("precision", "recall", "f1") for average in ("macro", "weighted")),
+}
+LOCALISATION = {"cam_iou", "cam_overlap", "cam_pointing"}
+RELIANCE = {f"{where}_{what}" for where in ("background", "lesion") for what in ("flip_rate", "total_variation")}
+SEGMENTATION = {
+    "dice",
+    "iou",
+    "pixel_accuracy",
+    "pixel_error",
+    "pixel_precision",
+    "pixel_recall",
+    "pixel_specificity",
+    "hausdorff95",
+    "surface_distance",
+}
+COST = {"epochs", "best_epoch", "train_seconds", "seconds_per_epoch", "parameters", "latency_ms"}
+TIMES = {"train_seconds", "seconds_per_epoch", "latency_ms"}
+
+
+def quiet(line: str) -> None:
+    """In place of `print`."""
+
+
+def rows(run: Run) -> dict[str, dict]:
+    return {row["name"]: row for row in read_json(run.path("metrics.json"))["rows"]}
+
+
+def predictions(run: Run, row: str) -> pd.DataFrame:
+    return pd.read_csv(run.path("predictions", f"{row}.csv"), keep_default_na=False, dtype={"true": str})
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its time and size."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Counts trainings by name; ``stop_at`` interrupts before one of them."""
+
+    class Count:
+        trained: list[str] = []
+        stop_at = ""
+
+    def counting(name_of, original):
+        def train(*arguments):
+            name = name_of(*arguments)
+            if name == count.stop_at:
+                raise KeyboardInterrupt
+            count.trained.append(name)
+            return original(*arguments)
+
+        return train
+
+    count = Count()
+    count.trained = []
+    monkeypatch.setattr(cells, "train_segmenter", counting(lambda *arguments: "segmenter", cells.train_segmenter))
+    monkeypatch.setattr(
+        cells, "train_classifier", counting(lambda config, approach, *rest: approach, cells.train_classifier)
+    )
+    return count
+
+
+class TestRunFolder:
+    def test_everything_is_there(self, finished):
+        run = finished[0]
+        present = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+        expected = {
+            *("config.json", "environment.json", "data.json", "splits.json", "history.csv", "metrics.json"),
+            *("table.md", "report.html", "models/segmenter.keras"),
+            *(f"models/{row}/model.keras" for row in ("plain", "soft_mask")),
+            *(f"predictions/{row}.csv" for row in ("plain", "soft_mask")),
+            *(f"figures/{name}.png" for name in ("curves", "comparison", "saliency", "segmentation")),
+            *(f"figures/confusion_{row}.png" for row in ("plain", "soft_mask")),
+        }
+        assert expected <= present
+        assert not [name for name in present if "/." in f"/{name}"], "temporary files are left"
+        for path in run.folder.rglob("*.png"):
+            Image.open(path).verify()
+        assert run.finished
+
+    def test_configuration_and_environment(self, finished, phantoms):
+        run, config, _ = finished
+        stored = run.config
+        assert (stored["experiment"], stored["preset"], stored["data"]) == ("train", "custom", str(phantoms))
+        assert stored["backbone"] == "small_cnn" and stored["segmenter_encoder"] == "none", "auto is decided"
+        assert stored["approaches"] == ["plain", "soft_mask"] and stored["epochs"] == config.epochs
+        environment = read_json(run.path("environment.json"))
+        assert environment["seed"] == config.seed and len(environment["data_fingerprint"]) == 16
+
+    def test_metrics(self, finished, phantoms):
+        metrics = read_json(finished[0].path("metrics.json"))
+        assert {"experiment", "preset", "seed", "data", "command", "seconds", "rows"} <= metrics.keys()
+        assert metrics["command"] == "tfseg train phantoms" and metrics["data"] == str(phantoms)
+        assert 1 < metrics["seconds"] < 600
+        assert [row["name"] for row in metrics["rows"]] == ["segmenter", "plain", "soft_mask"]
+        for row in metrics["rows"]:
+            expected = SEGMENTATION if row["name"] == "segmenter" else CLASSIFICATION | LOCALISATION | RELIANCE
+            assert row["metrics"].keys() == expected | COST
+            for name, summary in row["metrics"].items():
+                assert len(summary["values"]) == 1 and summary["mean"] == summary["values"][0], name
+                low, high = summary["ci95"]
+                assert low is None or low <= high
+            assert {"name", "settings", "metrics", "paper"} <= row.keys()
+        table = rows(finished[0])
+        assert table["plain"]["paper"] == {"accuracy": 0.875} and table["soft_mask"]["paper"] is None
+        assert table["plain"]["settings"]["approach"] == "plain"
+        assert table["segmenter"]["settings"]["segmenter_width"] == 4
+        assert table["plain"]["metrics"]["epochs"]["mean"] == 4
+        low, high = table["segmenter"]["metrics"]["dice"]["ci95"]
+        assert low < table["segmenter"]["metrics"]["dice"]["mean"] < high
+
+    def test_the_best_row_is_best_on_validation(self, finished):
+        run = finished[0]
+        scores = {
+            row: read_json(run.path("cells", f"{row}-fold0.json"))["validation"]["balanced_accuracy"]
+            for row in ("plain", "soft_mask")
+        }
+        assert scores[read_json(run.path("metrics.json"))["best_row"]] == max(scores.values())
+
+    def test_table_and_report(self, finished):
+        run = finished[0]
+        table = run.path("table.md").read_text(encoding="utf-8")
+        assert all(f"| {row} |" in table for row in ("segmenter", "plain", "soft_mask"))
+        assert "accuracy (paper)" in table and "0.875" in table and "tfseg train phantoms" in table
+        accuracy = rows(run)["plain"]["metrics"]["accuracy"]["mean"]
+        assert f"{accuracy:.3f}" in table
+        page = run.path("report.html").read_text(encoding="utf-8")
+        assert page.count("data:image/png;base64,") == len(list(run.path("figures").glob("*.png")))
+
+    def test_splits_keep_groups_together_and_hold_every_case_once(self, finished, phantoms, rows_of):
+        (split,) = read_json(finished[0].path("splits.json"))
+        group = {Path(row["image"]).stem: row["group"] for row in rows_of(phantoms / "labels.csv")}
+        assert sorted(split["train"] + split["val"] + split["test"]) == sorted(group)
+        groups = [{group[case] for case in split[part]} for part in ("train", "val", "test")]
+        assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+
+    def test_history(self, finished):
+        history = pd.read_csv(finished[0].path("history.csv"))
+        assert history.groupby("row")["epoch"].apply(list).to_dict() == {
+            "segmenter": [*range(1, 9)],
+            "plain": [1, 2, 3, 4],
+            "soft_mask": [1, 2, 3, 4],
+        }
+        plain = history[history["row"] == "plain"]
+        assert plain[["loss", "val_loss", "accuracy", "val_accuracy"]].notna().all(None)
+        assert rows(finished[0])["plain"]["metrics"]["best_epoch"]["mean"] == plain["val_loss"].argmin() + 1
+
+    def test_an_empty_mask_is_told_and_does_not_stop(self, finished):
+        warnings = [line for line in finished[2] if line.startswith("warning")]
+        assert any("empty_mask" in line and "phantom_00035" in line for line in warnings)
+        assert any("empty_mask" in line for line in read_json(finished[0].path("data.json"))["warnings"])
+
+    def test_where_things_lie(self, finished):
+        run = finished[0]
+        text = describe_files(run)
+        assert str(run.path("report.html")) in text and read_json(run.path("metrics.json"))["best_row"] in text
+
+
+class TestPredictions:
+    @pytest.mark.parametrize("row", ["plain", "soft_mask"])
+    def test_the_table_gives_the_same_numbers(self, finished, row):
+        from sklearn import metrics
+
+        run = finished[0]
+        table = predictions(run, row)
+        assert list(table.columns) == [
+            *("id", "image", "true", "predicted", "confidence", "abstained"),
+            *("prob_benign", "prob_malignant"),
+        ]
+        probabilities = table[["prob_benign", "prob_malignant"]].to_numpy()
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+        np.testing.assert_array_equal(table["confidence"], probabilities.max(1))
+        names = np.array(["benign", "malignant"])
+        assert (table["predicted"] == names[probabilities.argmax(1)]).all()
+        assert set(table["id"]) == set(read_json(run.path("splits.json"))[0]["test"])
+        scores = {name: value["mean"] for name, value in rows(run)[row]["metrics"].items()}
+        assert scores["accuracy"] == pytest.approx((table["true"] == table["predicted"]).mean())
+        balanced = metrics.balanced_accuracy_score(table["true"], table["predicted"])
+        assert scores["balanced_accuracy"] == pytest.approx(balanced)
+        area = metrics.roc_auc_score(table["true"] == "malignant", probabilities[:, 1])
+        assert scores["auc"] == pytest.approx(area)
+        counts = metrics.confusion_matrix(table["true"], table["predicted"], labels=names)
+        assert rows(run)[row]["confusion"] == counts.tolist()
+
+    def test_labels_and_images_are_those_of_the_data(self, finished, phantoms, rows_of):
+        known = {Path(row["image"]).stem: row for row in rows_of(phantoms / "labels.csv")}
+        for entry in predictions(finished[0], "plain").itertuples():
+            assert entry.true == known[entry.id]["label"]
+            assert entry.image == known[entry.id]["image"]
+
+    @pytest.mark.parametrize("row", ["plain", "soft_mask"])
+    def test_the_stored_model_predicts_the_same(self, finished, model_images, row):
+        run = finished[0]
+        table = predictions(run, row)
+        predictor = load_predictor(run.path("models", row, "model.keras"))
+        assert predictor.info.classes == ("benign", "malignant")
+        outputs = predictor.predict(model_images(table["id"]))
+        np.testing.assert_allclose(
+            outputs["probabilities"], table[["prob_benign", "prob_malignant"]], rtol=1e-4, atol=1e-5
+        )
+        assert table["prob_benign"].nunique() > 1, "all predictions are equal: nothing is shown"
+
+    def test_the_segmenter_is_the_one_inside_the_classifier(self, finished, model_images):
+        run = finished[0]
+        images = model_images(predictions(run, "plain")["id"])
+        alone = load_predictor(run.path("models", "segmenter.keras")).predict(images)["mask"]
+        inside = load_predictor(run.path("models", "soft_mask", "model.keras")).predict(images)["mask"]
+        np.testing.assert_allclose(inside, alone, atol=1e-5)
+        assert alone.std() > 0.01
+
+
+class TestResuming:
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        return tmp_path_factory.mktemp("interrupted") / "run"
+
+    @pytest.fixture
+    def again(self, finished, deterministic, folder):
+        """Run the shared configuration in another folder."""
+
+        def again():
+            try:
+                return run_comparison(finished[1], folder, experiment="train", preset="custom", say=quiet)
+            finally:
+                deterministic()
+
+        return again
+
+    def test_an_interrupted_run_keeps_what_was_finished(self, again, folder, count):
+        count.stop_at = "soft_mask"
+        with pytest.raises(KeyboardInterrupt):
+            again()
+        assert count.trained == ["segmenter", "plain"]
+        run = Run(folder)
+        assert run.path("cells", "plain-fold0.json").exists() and run.path("models", "plain", "model.keras").exists()
+        assert not run.path("cells", "soft_mask-fold0.json").exists()
+        assert not run.path("metrics.json").exists() and not run.finished
+
+    def test_and_goes_on_with_the_same_results(self, again, folder, count, finished):
+        assert Run(folder).path("cells", "plain-fold0.json").exists(), "depends on the test above"
+        run = again()
+        assert count.trained == ["soft_mask"]
+        for row in ("plain", "soft_mask"):
+            assert run.path("predictions", f"{row}.csv").read_text() == (
+                finished[0].path("predictions", f"{row}.csv").read_text()
+            )
+        ours, theirs = rows(run), rows(finished[0])
+        for name, row in theirs.items():
+            for metric in row["metrics"].keys() - TIMES:
+                assert ours[name]["metrics"][metric] == row["metrics"][metric], (name, metric)
+
+    def test_the_time_before_the_interruption_counts(self, folder):
+        run = Run(folder)
+        assert read_json(run.path("metrics.json"))["seconds"] >= 0.9 * run.spent
+
+    def test_a_finished_run_returns_at_once(self, finished, count, monkeypatch):
+        run, config, _ = finished
+        monkeypatch.setattr(comparison, "run_fold", lambda *arguments: pytest.fail("trains again"))
+        before, lines = state(run.folder), []
+        again = run_comparison(config, run.folder, experiment="train", preset="custom", say=lines.append)
+        assert again.folder == run.folder and state(run.folder) == before
+        assert count.trained == [] and any("finished" in line for line in lines)
+
+    def test_other_settings_need_another_folder(self, finished, tiny, phantoms):
+        run = finished[0]
+        before = state(run.folder)
+        with pytest.raises(RunError, match="epochs: 4 there, 5 asked"):
+            run_comparison(
+                tiny(phantoms, deterministic=True, epochs=5),
+                run.folder,
+                experiment="train",
+                preset="custom",
+                say=quiet,
+            )
+        assert state(run.folder) == before
+
+
+class TestFolds:
+    @pytest.fixture(scope="class")
+    def run(self, phantoms, tiny, tmp_path_factory):
+        config = tiny(phantoms, folds=2, approaches=("centiou",))
+        return run_comparison(config, tmp_path_factory.mktemp("folds") / "run", say=quiet)
+
+    def test_intervals_are_students(self, run):
+        from scipy import stats
+
+        for row, metric in (("segmenter", "dice"), ("centiou", "accuracy"), ("centiou", "brier")):
+            summary = rows(run)[row]["metrics"][metric]
+            first, second = summary["values"]
+            std = abs(first - second) / math.sqrt(2)
+            half = stats.t.ppf(0.975, 1) * std / math.sqrt(2)
+            assert summary["mean"] == pytest.approx((first + second) / 2)
+            assert summary["std"] == pytest.approx(std)
+            assert summary["ci95"] == pytest.approx([summary["mean"] - half, summary["mean"] + half])
+
+    def test_every_case_is_predicted_once(self, run, phantoms, rows_of):
+        table = predictions(run, "centiou")
+        assert sorted(table["id"]) == sorted(Path(row["image"]).stem for row in rows_of(phantoms / "labels.csv"))
+        right = table["true"] == table["predicted"]
+        for split, value in zip(
+            read_json(run.path("splits.json")), rows(run)["centiou"]["metrics"]["accuracy"]["values"], strict=True
+        ):
+            assert value == pytest.approx(right[table["id"].isin(split["test"])].mean())
+
+    def test_the_models_are_those_of_the_best_fold_on_validation(self, run):
+        scores = [
+            read_json(run.path("cells", f"centiou-fold{fold}.json"))["validation"]["balanced_accuracy"]
+            for fold in (0, 1)
+        ]
+        best = run.path("models", "centiou", f"fold{int(np.argmax(scores))}.keras")
+        assert run.path("models", "centiou", "model.keras").read_bytes() == best.read_bytes()
+        scores = [pd.read_csv(run.path("history", f"segmenter-fold{fold}.csv"))["val_iou"].max() for fold in (0, 1)]
+        best = run.path("models", "segmenter", f"fold{int(np.argmax(scores))}.keras")
+        assert run.path("models", "segmenter.keras").read_bytes() == best.read_bytes()
+
+    def test_folds_are_trained_from_different_weights(self, run):
+        first, second = (pd.read_csv(run.path("history", f"centiou-fold{fold}.csv"))["loss"][0] for fold in (0, 1))
+        assert first != second
+
+
+class TestVariants:
+    def test_without_masks_and_with_a_missing_label(self, copied, tiny, tmp_path, rows_of, write_rows):
+        table = rows_of(copied / "labels.csv")
+        table = [{key: row[key] for key in ("image", "label", "group")} for row in table]
+        unlabelled = [table[number].update(label="") or Path(table[number]["image"]).stem for number in (3, 10, 20)]
+        write_rows(copied / "labels.csv", table)
+        lines = []
+        run = run_comparison(tiny(copied, approaches=("plain",)), tmp_path / "run", say=lines.append)
+        assert list(rows(run)) == ["plain"]
+        assert rows(run)["plain"]["metrics"].keys() == CLASSIFICATION | COST
+        assert not run.path("models", "segmenter.keras").exists()
+        assert any("no_mask" in line for line in lines) and any("no_label" in line for line in lines)
+        split = read_json(run.path("splits.json"))[0]
+        assert set(predictions(run, "plain")["id"]) == set(split["test"]) - set(unlabelled)
+
+    def test_classes_of_masks_ignored_pixels_and_padding(self, phantoms, tiny, tmp_path):
+        folder = several_classes(phantoms, tmp_path / "data")
+        run = run_comparison(tiny(folder, approaches=("lesion_area",), resize="pad"), tmp_path / "run", say=quiet)
+        predictor = load_predictor(run.path("models", "lesion_area", "model.keras"))
+        assert predictor.info.resize == "pad"
+        assert predictor.info.mask_classes.names == ("background", "rim", "core")
+        assert predictor.info.mask_classes.lesion == ("rim", "core")
+        mask = predictor.predict(np.zeros((1, 32, 32, 3), np.uint8))["mask"]
+        assert mask.shape == (1, 32, 32, 3)
+        np.testing.assert_allclose(mask.sum(-1), 1, atol=1e-5)
+        scores = rows(run)["segmenter"]["metrics"]
+        assert 0.2 < scores["dice"]["mean"] <= 1, "a lesion in a third of the picture is found after 8 epochs"
+        cell = read_json(run.path("cells", "segmenter-fold0.json"))
+        maps = np.load(run.path("outputs", "segmenter-fold0.npz"))["lesion"] / np.float32(255)
+        expected = []
+        for case, lesion in zip(cell["ids"], maps, strict=True):
+            classes = np.asarray(Image.open(folder / "masks" / f"{case}.png"))
+            valid = classes != 255
+            found = (restore_map(lesion[..., None], *classes.shape, "pad")[..., 0] >= 0.5)[valid]
+            true = classes[valid] > 0
+            expected.append(2 * (found & true).sum() / (found.sum() + true.sum()))
+        assert cell["per_case"]["dice"] == pytest.approx(expected, abs=0.02)
+        assert scores["dice"]["mean"] == pytest.approx(np.mean(expected), abs=0.02)
+
+    def test_a_trained_segmenter_is_used_as_it_is(self, finished, phantoms, tiny, tmp_path, count):
+        segmenter = finished[0].path("models", "segmenter.keras")
+        config = tiny(phantoms, segmenter_file=str(segmenter), approaches=("soft_mask",), epochs=1)
+        run = run_comparison(config, tmp_path / "run", say=quiet)
+        assert count.trained == ["soft_mask"]
+        dice = [rows(one)["segmenter"]["metrics"]["dice"]["mean"] for one in (run, finished[0])]
+        assert dice[0] == pytest.approx(dice[1], abs=1e-6)
+
+
+class TestMistakes:
+    """Whatever can be known is said before anything is written or trained."""
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"weights": "nowhere.npz"}, "nowhere.npz"),
+            ({"approaches": ("plain", "hard_mask")}, "hard_mask"),
+            ({"approaches": ("centiou",)}, "centiou"),
+        ],
+        ids=lambda value: str(value),
+    )
+    def test_what_the_data_does_not_allow(self, copied, tiny, tmp_path, rows_of, write_rows, changes, expected):
+        table = [{key: row[key] for key in ("image", "label")} for row in rows_of(copied / "labels.csv")]
+        write_rows(copied / "labels.csv", table)
+        with pytest.raises(ConfigError, match=expected):
+            run_comparison(tiny(copied, **changes), tmp_path / "run", say=quiet)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("kind", ["missing", "no model", "of another size", "no segmenter"])
+    def test_a_segmenter_that_does_not_fit(self, finished, phantoms, tiny, tmp_path, kind):
+        path, size = finished[0].path("models", "segmenter.keras"), 32
+        if kind == "missing":
+            path = tmp_path / "nothing.keras"
+        elif kind == "no model":
+            path = tmp_path / "text.keras"
+            path.write_text("no model")
+        elif kind == "of another size":
+            size = 64
+        else:
+            path = finished[0].path("models", "plain", "model.keras")
+            import keras
+
+            model = keras.saving.load_model(path, compile=False)
+            path = tmp_path / "classifier.keras"
+            keras.Model(model.input, {"probabilities": model.output["probabilities"]}).save(path)
+        config = tiny(phantoms, segmenter_file=str(path), approaches=("plain",), image_size=size)
+        with pytest.raises(UserError, match=path.name):
+            run_comparison(config, tmp_path / "run", say=quiet)
+        assert not (tmp_path / "run").exists(), "the folder would refuse the corrected command"
+
+    def test_masks_in_the_test_part_only(self, copied, tiny, tmp_path, rows_of, write_rows):
+        table = rows_of(copied / "labels.csv")
+        for number, row in enumerate(table):
+            row["split"] = ("train", "train", "val", "val", "test", "test")[number % 6]
+            row["mask"] = row["mask"] if row["split"] == "test" else ""
+        write_rows(copied / "labels.csv", table)
+        with pytest.raises((ConfigError, DataError), match="segmenter needs masks"):
+            run_comparison(tiny(copied, approaches=("plain",)), tmp_path / "run", say=quiet)
+        assert not (tmp_path / "run").exists()
+
+
+def several_classes(source: Path, target: Path) -> Path:
+    """The phantoms as wide pictures whose masks have a rim, a core, and a strip that counts nowhere."""
+    import shutil
+
+    import cv2
+
+    shutil.copytree(source, target)
+    for path in sorted((target / "images").iterdir()):
+        image, mask = np.asarray(Image.open(path)), np.asarray(Image.open(target / "masks" / path.name)) > 0
+        core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        classes = np.where(core, 2, np.where(mask, 1, 0)).astype(np.uint8)
+        classes[:, :2] = 255
+        wide = np.zeros((32, 48), np.uint8)
+        wide[:, 8:40] = classes
+        picture = np.pad(image, ((0, 0), (8, 8), (0, 0)), mode="edge")
+        Image.fromarray(picture).save(path)
+        Image.fromarray(wide).save(target / "masks" / path.name)
+    (target / "dataset.json").write_text(
+        json.dumps({"mask_classes": ["background", "rim", "core"], "ignore": 255, "lesion": ["rim", "core"]})
+    )
+    return target

@@ -1,0 +1,160 @@
+"""Scoring a model of any format on a dataset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tfseg.errors import DataError, RunError, UserError
+from tfseg.jobs.evaluate import evaluate_model
+from tfseg.run import Run, read_json
+
+
+def quiet(line: str) -> None:
+    """In place of `print`."""
+
+
+def rows(run: Run) -> dict[str, dict]:
+    return {row["name"]: row for row in read_json(run.path("metrics.json"))["rows"]}
+
+
+def predictions(run: Run) -> pd.DataFrame:
+    return pd.read_csv(run.path("predictions.csv"), keep_default_na=False).set_index("id")
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished, exported, phantoms, tmp_path_factory) -> dict[str, Run]:
+    """The same model in every format, on the same data."""
+    run, report = finished[0], exported[0]
+    models = {
+        "run": run.folder,
+        "keras": run.path("models", "soft_mask", "model.keras"),
+        "saved_model": report["files"]["saved_model"],
+        "litert": report["files"]["float32"],
+    }
+    out = tmp_path_factory.mktemp("evaluated")
+    return {
+        name: evaluate_model(
+            model, phantoms, out / name, row="soft_mask" if name == "run" else None, command="tfseg evaluate", say=quiet
+        )
+        for name, model in models.items()
+    }
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", ["keras", "saved_model", "litert"])
+    def test_all_give_the_same_predictions(self, evaluated, name):
+        expected, received = predictions(evaluated["run"]), predictions(evaluated[name])
+        assert list(received.columns) == list(expected.columns)
+        assert len(received) == 36
+        columns = ["prob_benign", "prob_malignant"]
+        np.testing.assert_allclose(received[columns], expected[columns], atol=1e-4)
+        assert (received["true"] == expected["true"]).all()
+
+    @pytest.mark.parametrize("name", ["keras", "saved_model", "litert"])
+    def test_all_give_the_same_numbers(self, evaluated, name):
+        expected, received = rows(evaluated["run"]), rows(evaluated[name])
+        assert set(expected) == {"segmenter", "soft_mask"} and set(received) == {"segmenter", "model"}
+        for ours, theirs in (("segmenter", "segmenter"), ("soft_mask", "model")):
+            assert expected[ours]["metrics"].keys() == received[theirs]["metrics"].keys()
+            for metric, summary in expected[ours]["metrics"].items():
+                assert received[theirs]["metrics"][metric]["mean"] == pytest.approx(summary["mean"], abs=2e-3), metric
+
+    def test_everything_is_written(self, evaluated):
+        for run in evaluated.values():
+            for name in (
+                "config.json",
+                "environment.json",
+                "metrics.json",
+                "predictions.csv",
+                "table.md",
+                "report.html",
+            ):
+                assert run.path(name).is_file(), name
+            figures = {path.name for path in run.path("figures").iterdir()}
+            assert figures == {"segmentation.png", "confusion.png", "saliency.png"}
+            assert read_json(run.path("metrics.json"))["command"] == "tfseg evaluate"
+
+    def test_the_numbers_are_those_of_the_run_on_the_same_cases(self, evaluated, finished):
+        """On the run's own test cases, evaluation and training agree case by case."""
+        run = finished[0]
+        trained = pd.read_csv(run.path("predictions", "soft_mask.csv")).set_index("id")
+        ours = predictions(evaluated["keras"]).loc[trained.index]
+        np.testing.assert_allclose(ours["prob_benign"], trained["prob_benign"], atol=1e-4)
+
+
+class TestParts:
+    @pytest.fixture
+    def divided(self, copied, finished, rows_of, write_rows):
+        """The data with the run's own parts as its `split` column."""
+        (split,) = read_json(finished[0].path("splits.json"))
+        part_of = {case: part for part in ("train", "val", "test") for case in split[part]}
+        table = rows_of(copied / "labels.csv")
+        for row in table:
+            row["split"] = part_of[row["image"].removeprefix("images/").removesuffix(".png")]
+        write_rows(copied / "labels.csv", table)
+        return copied
+
+    def test_the_test_part_gives_the_runs_own_numbers(self, divided, finished, tmp_path):
+        run = finished[0]
+        evaluated = evaluate_model(run.folder, divided, tmp_path / "out", row="plain", part="test", say=quiet)
+        assert set(predictions(evaluated).index) == set(read_json(run.path("splits.json"))[0]["test"])
+        stored = {row["name"]: row["metrics"] for row in read_json(run.path("metrics.json"))["rows"]}
+        for metric in ("accuracy", "auc", "brier", "cam_iou"):
+            ours = rows(evaluated)["plain"]["metrics"][metric]["mean"]
+            assert ours == pytest.approx(stored["plain"][metric]["mean"], abs=2e-3), metric
+        dice = rows(evaluated)["segmenter"]["metrics"]["dice"]["mean"]
+        assert dice == pytest.approx(stored["segmenter"]["dice"]["mean"], abs=2e-3)
+
+    def test_a_part_that_is_not_there(self, finished, phantoms, tmp_path):
+        with pytest.raises(UserError, match="no cases whose `split` is test"):
+            evaluate_model(finished[0].folder, phantoms, tmp_path / "out", part="test", say=quiet)
+        assert not (tmp_path / "out").exists()
+
+
+class TestData:
+    def test_classes_that_the_model_does_not_know(self, finished, copied, tmp_path, rows_of, write_rows):
+        table = rows_of(copied / "labels.csv")
+        for row in table[:6]:
+            row["label"] = "naevus"
+        write_rows(copied / "labels.csv", table)
+        with pytest.raises(DataError, match="'naevus' is unknown to the model.*benign.*malignant"):
+            evaluate_model(finished[0].folder, copied, tmp_path / "out", say=quiet)
+        assert not (tmp_path / "out").exists()
+
+    def test_one_known_class_and_missing_labels_are_fine(self, finished, copied, tmp_path, rows_of, write_rows):
+        table = [row | {"mask": ""} for row in rows_of(copied / "labels.csv") if row["label"] == "malignant"]
+        table[0]["label"] = ""
+        write_rows(copied / "labels.csv", table)
+        run = evaluate_model(finished[0].folder, copied, tmp_path / "out", row="plain", say=quiet)
+        table = predictions(run)
+        assert len(table) == 18 and (table["true"] == "").sum() == 1
+        scores = rows(run)["plain"]["metrics"]
+        known = table[table["true"] != ""]
+        assert scores["accuracy"]["mean"] == pytest.approx((known["predicted"] == "malignant").mean())
+        assert scores["auc"]["mean"] is None, "one class only has no curve"
+
+    def test_nothing_to_score(self, finished, copied, tmp_path, rows_of, write_rows):
+        write_rows(copied / "labels.csv", [row | {"mask": "", "label": ""} for row in rows_of(copied / "labels.csv")])
+        with pytest.raises(UserError, match="nothing to score.*0 labels and 0 masks"):
+            evaluate_model(finished[0].folder, copied, tmp_path / "out", say=quiet)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_segmenter_alone(self, finished, phantoms, tmp_path):
+        model = finished[0].path("models", "segmenter.keras")
+        run = evaluate_model(model, phantoms, tmp_path / "out", say=quiet)
+        assert set(rows(run)) == {"segmenter"} and not run.path("predictions.csv").exists()
+
+    def test_again_into_the_same_folder_and_not_into_anothers(self, finished, phantoms, copied, tmp_path):
+        model = finished[0].path("models", "segmenter.keras")
+        first = evaluate_model(model, phantoms, tmp_path / "out", say=quiet)
+        before = rows(first)["segmenter"]["metrics"]
+        again = evaluate_model(model, phantoms, tmp_path / "out", say=quiet)
+        assert rows(again)["segmenter"]["metrics"] == before
+        with pytest.raises(RunError, match="data"):
+            evaluate_model(model, copied, tmp_path / "out", say=quiet)
+
+    def test_an_unknown_row_names_the_rows(self, finished, phantoms, tmp_path):
+        with pytest.raises(RunError, match="'magic'.*segmenter, plain, soft_mask"):
+            evaluate_model(finished[0].folder, phantoms, tmp_path / "out", row="magic", say=quiet)

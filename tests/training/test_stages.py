@@ -1,0 +1,200 @@
+"""The two trainings end to end, on pictures of a few pixels."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from tfseg.config import ComparisonConfig
+from tfseg.data.batches import class_weights, make_batches
+from tfseg.data.splits import Split
+from tfseg.errors import ConfigError, UserError
+from tfseg.layers.outputs import model_info
+from tfseg.losses.dice import DiceCrossEntropy
+from tfseg.models.classifier import APPROACHES, inference_graph
+from tfseg.training import stages
+from tfseg.training.devices import training_batch_size, validation_batch_size
+from tfseg.training.stages import lesion_maps, load_segmenter, predict_masks, train_classifier, train_segmenter
+
+SIDE = 24
+SPLIT = Split(np.arange(8), np.arange(8, 11), np.arange(11, 14))
+CONFIG = ComparisonConfig(
+    data="phantoms",
+    image_size=SIDE,
+    segmenter_width=4,
+    segmenter_depth=1,
+    segmenter_epochs=3,
+    segmenter_batch_size=4,
+    # Fast enough that the last epoch is seldom the best.
+    segmenter_learning_rate=3e-2,
+    epochs=3,
+    batch_size=4,
+    learning_rate=2e-2,
+    dropout=0.0,
+    head_units=4,
+    learning_rate_schedule="constant",
+).resolved()
+
+
+@pytest.fixture
+def arrays(tiny_arrays):
+    return tiny_arrays(14, SIDE)
+
+
+@pytest.fixture(scope="module")
+def segmented(tiny_arrays):
+    arrays = tiny_arrays(14, SIDE)
+    return arrays, *train_segmenter(CONFIG, arrays, SPLIT)
+
+
+def intersection_over_union(left, right):
+    return np.mean((left & right).sum((1, 2)) / np.maximum((left | right).sum((1, 2)), 1))
+
+
+def test_the_segmenters_best_epoch_is_what_is_kept(segmented):
+    arrays, graph, history = segmented
+    assert list(history["epoch"]) == [1, 2, 3]
+    assert {"seconds", "loss", "iou", "dice", "val_loss", "val_iou", "val_dice"} <= set(history.columns)
+    maps = lesion_maps(predict_masks(graph, arrays, SPLIT.val), arrays.mask_classes)
+    score = intersection_over_union(maps >= 0.5, arrays.masks[SPLIT.val] == 1)
+    assert score == pytest.approx(history["val_iou"].max(), abs=1e-5)
+    info = model_info(graph)
+    assert (info.outputs, info.image_size, info.mask_classes) == (("mask",), SIDE, arrays.mask_classes)
+
+
+def test_masks_come_in_the_order_of_the_positions(segmented):
+    arrays, graph, _ = segmented
+    masks = predict_masks(graph, arrays, np.array([5, 2, 9]), batch_size=2)
+    assert masks.shape == (3, SIDE, SIDE, 1)
+    np.testing.assert_allclose(masks[1:2], predict_masks(graph, arrays, np.array([2])), atol=1e-5)
+
+
+def test_a_trained_segmenter_can_be_loaded(segmented, tmp_path, tiny_arrays):
+    arrays, graph, _ = segmented
+    graph.save(tmp_path / "segmenter.keras")
+    loaded = load_segmenter(tmp_path / "segmenter.keras", arrays)
+    expected = predict_masks(graph, arrays, SPLIT.test)
+    np.testing.assert_allclose(predict_masks(loaded, arrays, SPLIT.test), expected, atol=1e-6)
+    assert loaded.get_layer("segmenter").output.shape == (None, SIDE, SIDE, 1)
+    with pytest.raises(UserError, match="at 24 pixels; expected a mask at 16"):
+        load_segmenter(tmp_path / "segmenter.keras", tiny_arrays(2, 16))
+    with pytest.raises(UserError, match="none.keras does not exist"):
+        load_segmenter(tmp_path / "none.keras", arrays)
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(UserError, match="text.keras is not a segmenter"):
+        load_segmenter(tmp_path / "text.keras", arrays)
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    with pytest.raises(UserError, match="other.keras is not a segmenter"):
+        load_segmenter(tmp_path / "other.keras", arrays)
+
+
+def test_cases_without_a_mask_are_left_out_of_segmentation(segmented, arrays, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        stages, "make_batches", lambda *args, **options: seen.append(args[1]) or make_batches(*args, **options)
+    )
+    monkeypatch.setattr(stages, "fit", lambda *args, **options: None)
+    arrays.has_mask[[1, 9]] = False
+    train_segmenter(CONFIG, arrays, SPLIT)
+    assert [list(positions) for positions in seen] == [[0, 2, 3, 4, 5, 6, 7], [8, 10]]
+
+
+def approach_loss(classifier, approach, arrays, maps):
+    """The validation loss once more, from the parts that were handed back."""
+    labels = arrays.labels[SPLIT.val]
+    inputs = {"image": arrays.images[SPLIT.val].astype(np.float32) / 255.0}
+    if approach not in ("plain", "centiou"):
+        inputs["lesion"] = maps[SPLIT.val][..., None].astype(np.float32) / 255.0
+    logits = classifier.logits_model(approach)(inputs, training=False)
+    losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    return float(np.mean(losses * class_weights(arrays.labels[SPLIT.train], 2)[labels]))
+
+
+@pytest.mark.parametrize("approach", ["soft_mask", "centiou"])
+def test_the_classifiers_best_epoch_is_what_is_kept(approach, arrays):
+    arrays.labels[[0, 6]] = -1, 1
+    split = replace(SPLIT, train=np.arange(8))
+    maps = np.where(arrays.masks == 1, 255, 40).astype(np.uint8)
+    classifier, history = train_classifier(CONFIG, approach, arrays, split, 2, maps)
+    assert len(history) == 3 and {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history.columns)
+    best = history.loc[history["val_loss"].idxmin()]
+    column = "val_loss"
+    expected = approach_loss(classifier, approach, arrays, maps)
+    if approach == "centiou":
+        # The reported cross entropy is unweighted.
+        column = "val_cross_entropy"
+        labels = arrays.labels[SPLIT.val]
+        logits = classifier.logits_model()({"image": arrays.images[SPLIT.val] / np.float32(255)}, training=False)
+        expected = float(np.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)))
+        assert best["val_loss"] != best["val_cross_entropy"] and best["val_saliency_iou"] >= 0.0
+    assert expected == pytest.approx(best[column], abs=1e-4)
+    graph = inference_graph(classifier, ("a", "b"))
+    assert graph.predict(arrays.images[:2] / np.float32(255), verbose=0)["probabilities"].shape == (2, 2)
+
+
+def test_what_each_approach_is_given(arrays, monkeypatch):
+    """Only the masking approaches take maps; cases without a label take no part; weights follow the training part."""
+    given = {}
+
+    def record(model, training, validation, **options):
+        given[options["description"].split(" ")[0]] = next(iter(training)), options
+
+    monkeypatch.setattr(stages, "fit", record)
+    arrays.labels[[0, 2, 9]] = -1
+    maps = np.zeros(arrays.masks.shape, np.uint8)
+    for approach in APPROACHES:
+        train_classifier(CONFIG, approach, arrays, SPLIT, 2, maps)
+    assert set(given) == set(APPROACHES)
+    for approach, ((inputs, targets, weights), options) in given.items():
+        # Six labelled training cases, batches of four: two steps; two of class 0 and four of class 1.
+        assert options["steps"] == 2
+        labels = targets["label"] if approach == "centiou" else targets
+        assert set(np.unique(labels)) <= {0, 1}
+        np.testing.assert_allclose(weights, np.where(np.asarray(labels) == 0, 6 / 4, 6 / 8))
+        if approach != "centiou":
+            assert set(inputs) == ({"image"} if approach == "plain" else {"image", "lesion"})
+
+
+def test_what_is_missing_is_named(arrays):
+    with pytest.raises(ConfigError, match="hard_mask needs a segmenter's maps"):
+        train_classifier(CONFIG, "hard_mask", arrays, SPLIT, 2)
+    arrays.has_mask[SPLIT.train] = False
+    with pytest.raises(ConfigError, match="centiou needs masks"):
+        train_classifier(CONFIG, "centiou", arrays, SPLIT, 2)
+    with pytest.raises(ConfigError, match="0 of the training and 3 of the validation.*segmenter-file"):
+        train_segmenter(CONFIG, arrays, SPLIT)
+    arrays.labels[SPLIT.val] = -1
+    with pytest.raises(ConfigError, match="8 of the training and 0 of the validation"):
+        train_classifier(CONFIG, "plain", arrays, SPLIT, 2)
+
+
+def test_the_segmenters_loss_is_dice_and_cross_entropy(arrays, monkeypatch):
+    compiled = {}
+    monkeypatch.setattr(stages, "fit", lambda model, *args, **options: compiled.update(loss=model.loss, **options))
+    train_segmenter(CONFIG, arrays, SPLIT)
+    assert isinstance(compiled["loss"], DiceCrossEntropy)
+    assert (compiled["monitor"], compiled["mode"]) == ("val_iou", "max")
+
+
+def test_batches_are_shared_out_evenly():
+    assert training_batch_size(100, 16, 1) == 16
+    assert training_batch_size(5, 16, 1) == 5
+    assert training_batch_size(7, 16, 4) == 4
+    for count, size, replicas in ((100, 15, 2), (1, 2, 2)):
+        with pytest.raises(ConfigError, match=f"batch of {size} out of {count} cases.*{replicas} devices"):
+            training_batch_size(count, size, replicas)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_no_replica_is_left_without_a_validation_image(replicas):
+    for count in range(2 * replicas, 40):
+        size = validation_batch_size(count, 4 * replicas, replicas)
+        assert size % replicas == 0
+        part = size // replicas
+        for start in range(0, count, size):
+            images = min(size, count - start)
+            # One replica after the other gets its part of a full batch.
+            assert min(max(images - part * replica, 0) for replica in range(replicas)) > 0, (count, size)
+    with pytest.raises(ConfigError, match="1 validation cases"):
+        validation_batch_size(1, 2, 2)
