@@ -20,7 +20,17 @@ from tfseg.errors import RunError, UserError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python-headless", "pillow")
 # What a run that has finished nothing may have written.
-RECORDS = ("config.json", "environment.json", "data.json", "splits.json", "models", "outputs", "history")
+RECORDS = (
+    "config.json",
+    "environment.json",
+    "data.json",
+    "splits.json",
+    "models",
+    "outputs",
+    "history",
+    "audit.json",
+    "audit.html",
+)
 
 
 @contextlib.contextmanager

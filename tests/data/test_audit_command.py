@@ -9,7 +9,8 @@ from tfseg.run import read_json
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_phantoms(PhantomConfig(images=24, size=32, images_per_group=1.0, classes=("x", "y")), tmp_path / "data")
+    config = PhantomConfig(images=24, size=32, images_per_group=1.0, classes=("x", "y"))
+    return write_phantoms(config, tmp_path / "data")
 
 
 def call(*words):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
@@ -76,3 +78,21 @@ def test_hundreds_of_equal_files_make_no_flood(make_cases):
 def test_pictures_join_chains_of_copies():
     chain = [Copy(2, 5, True, False), Copy(3, 4, True, False), Copy(4, 5, False, False), Copy(7, 9, True, False)]
     assert copying.pictures(chain) == {2: 2, 3: 2, 4: 2, 5: 2, 7: 7, 9: 7}
+
+
+def test_pictures_that_another_dataset_has_too(tmp_path):
+    from tfseg.data.copies import shared_with
+    from tfseg.data.phantom import PhantomConfig, write_phantoms
+    from tfseg.data.sources import load_cases
+
+    ours = load_cases(write_phantoms(PhantomConfig(images=12, size=64, seed=1), tmp_path / "ours"))
+    folder = write_phantoms(PhantomConfig(images=12, size=64, seed=2), tmp_path / "theirs")
+    theirs = load_cases(folder)
+    assert shared_with(ours, theirs).tolist() == []
+    # One with equal bytes, one turned by a right angle and saved as JPEG.
+    Path(theirs.table["image"][3]).write_bytes(Path(ours.table["image"][5]).read_bytes())
+    turned = Image.open(ours.table["image"][8]).rotate(90)
+    turned.save(theirs.table["image"][7], format="JPEG", quality=90)
+    seen = []
+    assert shared_with(ours, theirs, lambda: seen.append(1)).tolist() == [5, 8]
+    assert len(seen) == 24

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tfseg.data.decode import restore_map
+from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.errors import ConfigError, DataError, RunError, UserError
 from tfseg.export.predictor import load_predictor
 from tfseg.jobs import cells, comparison
@@ -440,6 +441,7 @@ class TestMistakes:
         table = rows_of(copied / "labels.csv")
         for number, row in enumerate(table):
             row["split"] = ("train", "train", "val", "val", "test", "test")[number % 6]
+            row["group"] = ""
             row["mask"] = row["mask"] if row["split"] == "test" else ""
         write_rows(copied / "labels.csv", table)
         with pytest.raises((ConfigError, DataError), match="segmenter needs masks"):
@@ -468,3 +470,51 @@ def several_classes(source: Path, target: Path) -> Path:
         json.dumps({"mask_classes": ["background", "rim", "core"], "ignore": 255, "lesion": ["rim", "core"]})
     )
     return target
+
+
+class TestBinding:
+    """Parts from a file, a number per class for the test, and datasets from elsewhere."""
+
+    @pytest.fixture(scope="class")
+    def bound(self, finished, phantoms, tiny, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("bound")
+        config = PhantomConfig(images=16, size=32, classes=("benign", "malignant"), seed=21)
+        other = write_phantoms(config, folder / "clinic")
+        changed = tiny(
+            phantoms,
+            approaches=("plain", "lesion_area"),
+            epochs=1,
+            segmenter_epochs=1,
+            split_file=str(finished[0].path("splits.json")),
+            subgroups=("symmetry",),
+            external=(str(other),),
+        )
+        return run_comparison(changed, folder / "run", say=lambda line: None)
+
+    def test_the_parts_are_those_of_the_other_run(self, bound, finished):
+        assert read_json(bound.path("splits.json")) == read_json(finished[0].path("splits.json"))
+
+    def test_every_row_is_tested_on_the_other_data(self, bound):
+        rows = {row["name"]: row for row in read_json(bound.path("metrics.json"))["rows"]}
+        assert set(rows) == {
+            "segmenter",
+            "plain",
+            "lesion_area",
+            "segmenter on clinic",
+            "plain on clinic",
+            "lesion_area on clinic",
+        }
+        assert sum(map(sum, rows["plain on clinic"]["confusion"])) == 16
+        assert bound.path("external", "clinic", "plain", "predictions.csv").exists()
+
+    def test_subgroups_stand_in_the_row_and_the_table(self, bound):
+        row = {row["name"]: row for row in read_json(bound.path("metrics.json"))["rows"]}["plain"]
+        parts = row["subgroups"]["symmetry"]
+        assert sum(part["cases"] for part in parts.values()) == sum(map(sum, row["confusion"]))
+        assert "| plain | symmetry | " in bound.path("table.md").read_text(encoding="utf-8")
+
+    def test_a_number_per_class(self, phantoms, tiny, tmp_path):
+        config = tiny(phantoms, approaches=("plain",), epochs=1, segmenter_epochs=1, test_per_class=4, val_fraction=0.3)
+        run = run_comparison(config, tmp_path / "run", say=lambda line: None)
+        (row,) = (row for row in read_json(run.path("metrics.json"))["rows"] if row["name"] == "plain")
+        assert [sum(counts) for counts in row["confusion"]] == [4, 4]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.errors import DataError, RunError, UserError
 from tfseg.jobs.evaluate import evaluate_model
 from tfseg.run import Run, read_json
@@ -127,7 +131,8 @@ class TestData:
         table = [row | {"mask": ""} for row in rows_of(copied / "labels.csv") if row["label"] == "malignant"]
         table[0]["label"] = ""
         write_rows(copied / "labels.csv", table)
-        run = evaluate_model(finished[0].folder, copied, tmp_path / "out", row="plain", say=quiet)
+        model = finished[0].path("models", "plain", "model.keras")
+        run = evaluate_model(model, copied, tmp_path / "out", row="plain", say=quiet)
         table = predictions(run)
         assert len(table) == 18 and (table["true"] == "").sum() == 1
         scores = rows(run)["plain"]["metrics"]
@@ -158,3 +163,62 @@ class TestData:
     def test_an_unknown_row_names_the_rows(self, finished, phantoms, tmp_path):
         with pytest.raises(RunError, match="'magic'.*segmenter, plain, soft_mask"):
             evaluate_model(finished[0].folder, phantoms, tmp_path / "out", row="magic", say=quiet)
+
+
+class TestElsewhere:
+    """Another clinic's data: other names of classes, images that both have, attributes."""
+
+    @pytest.fixture
+    def foreign(self, tmp_path, rows_of, write_rows):
+        """30 new cases under other class names, five of them of a class that the model doesn't know."""
+        config = PhantomConfig(images=30, size=32, classes=("benign", "malignant"), seed=9)
+        folder = write_phantoms(config, tmp_path / "clinic")
+        table = rows_of(folder / "labels.csv")
+        for number, row in enumerate(table):
+            row["label"] = "other" if number < 5 else {"benign": "nevus", "malignant": "melanoma"}[row["label"]]
+            row["sex"] = ("female", "male")[number % 2]
+        write_rows(folder / "labels.csv", table)
+        names = {"nevus": "benign", "melanoma": "malignant", "other": None}
+        (tmp_path / "names.json").write_text(json.dumps(names), encoding="utf-8")
+        return folder
+
+    def test_class_map_subgroups_and_shared_images(self, finished, foreign, phantoms, tmp_path):
+        run, said = finished[0], []
+        trained = read_json(run.path("splits.json"))[0]["train"][0]
+        tested = read_json(run.path("splits.json"))[0]["test"][0]
+        for number, case in ((10, trained), (11, tested)):
+            shutil.copy(phantoms / "images" / f"{case}.png", foreign / "images" / f"phantom_{number:05d}.png")
+        evaluated = evaluate_model(
+            run.folder,
+            foreign,
+            tmp_path / "out",
+            row="plain",
+            class_map=tmp_path / "names.json",
+            subgroups=("sex",),
+            say=said.append,
+        )
+        table = predictions(evaluated)
+        assert "phantom_00010" not in table.index, "the training case is left out"
+        assert "phantom_00011" in table.index and len(table) == 29
+        assert any("left out 1 images" in line and "phantom_00010" in line for line in said)
+        known = table[table["true"] != ""]
+        assert len(known) == 24 and set(known["true"]) == {"benign", "malignant"}
+        row = rows(evaluated)["plain"]
+        assert row["metrics"]["accuracy"]["mean"] == pytest.approx((known["true"] == known["predicted"]).mean())
+        parts = row["subgroups"]["sex"]
+        assert sum(part["cases"] for part in parts.values()) == 24
+        mean = sum(part["cases"] * part["metrics"]["accuracy"]["mean"] for part in parts.values()) / 24
+        assert mean == pytest.approx(row["metrics"]["accuracy"]["mean"])
+        assert "| plain | sex | female |" in evaluated.path("table.md").read_text(encoding="utf-8")
+
+    def test_without_the_map_the_classes_are_unknown(self, finished, foreign, tmp_path):
+        with pytest.raises(DataError, match="'melanoma' is unknown to the model"):
+            evaluate_model(finished[0].folder, foreign, tmp_path / "out", say=quiet)
+
+    def test_a_map_that_names_what_is_not_there(self, finished, foreign, tmp_path):
+        (tmp_path / "wrong.json").write_text('{"naevus": "benign"}', encoding="utf-8")
+        with pytest.raises(UserError, match="wrong.json names classes that .* doesn't have: naevus"):
+            evaluate_model(finished[0].folder, foreign, tmp_path / "out", class_map=tmp_path / "wrong.json", say=quiet)
+        (tmp_path / "wrong.json").write_text('["nevus"]', encoding="utf-8")
+        with pytest.raises(UserError, match="JSON object"):
+            evaluate_model(finished[0].folder, foreign, tmp_path / "out", class_map=tmp_path / "wrong.json", say=quiet)

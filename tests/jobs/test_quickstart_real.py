@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -22,14 +21,20 @@ REDUCED = (
     *("--epoch-images", "150"),
 )
 
+# Three minutes on two cores.
+CPU_SECONDS = 360
+
 pytestmark = pytest.mark.real_data
 
 
 def quickstart(data_folder: Path, out: Path, *words: str) -> tuple[dict, float]:
-    """Run the experiment in a process of its own: its rows by name, and the seconds that it took."""
+    """Run the experiment in a process of its own: its rows by name, and its seconds of CPU.
+
+    Not of the clock, which runs on while other programs have the cores.
+    """
     weights = data_folder / "weights" / "mobilenet_v2_imagenet_bn_folded.npz"
     script = ROOT / "experiments" / "quickstart.py"
-    started = time.monotonic()
+    before = os.times()
     done = subprocess.run(
         [sys.executable, script, *words, "--weights", weights, "--out", out, *REDUCED],
         cwd=ROOT,
@@ -37,7 +42,8 @@ def quickstart(data_folder: Path, out: Path, *words: str) -> tuple[dict, float]:
         text=True,
         env={**os.environ, "TFSEG_DATA": str(data_folder)},
     )
-    seconds = time.monotonic() - started
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
     return {row["name"]: row for row in read_json(out / "metrics.json")["rows"]}, seconds
@@ -54,7 +60,7 @@ class TestQuickstart:
             assert metrics["balanced_accuracy"]["mean"] > 1 / 3
             assert metrics["auc"]["mean"] > 0.5
         assert max(rows[name]["metrics"]["accuracy"]["mean"] for name in ("plain", "soft_mask")) > 0.4
-        assert seconds < 180
+        assert seconds < CPU_SECONDS
         record = read_json(tmp_path / "run" / "metrics.json")
         assert record["data"] == "$TFSEG_DATA/ph2"
         assert record["command"].startswith("python experiments/quickstart.py --data $TFSEG_DATA/ph2 --weights $TFSEG_")
@@ -70,7 +76,7 @@ class TestQuickstart:
             # Always naming the most frequent class would give 0.69 to 0.74.
             assert rows[name]["metrics"]["accuracy"]["mean"] > 0.75
             assert rows[name]["metrics"]["balanced_accuracy"]["mean"] > 0.6
-        assert seconds < 180
+        assert seconds < CPU_SECONDS
 
 
 @pytest.mark.parametrize(

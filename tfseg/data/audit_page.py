@@ -51,7 +51,8 @@ def count_tables(audit: Audit) -> list[tuple[str, pd.DataFrame]]:
     tables = [("cases", cases)]
     if audit.facts["groups"] < audit.facts["cases"]:
         tables.append(("groups", audit.groups))
-    return tables
+    # The parts of several splits make many columns.
+    return [(heading, table.T if len(audit.counts.columns) > 4 else table) for heading, table in tables]
 
 
 def fact_lines(audit: Audit) -> list[tuple[str, str]]:

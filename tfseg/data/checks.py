@@ -224,9 +224,7 @@ def findings_of(cases: Cases, inspections: Sequence[Inspection], classification:
     return sorted(found, key=lambda finding: finding.problem.severity != "error")
 
 
-def told_once(
-    cases: Cases, kind: str, positions: Sequence[int] | np.ndarray, message: str, column: str = "image"
-) -> Finding:
+def told_once(cases: Cases, kind: str, positions: Sequence[int], message: str, column: str = "image") -> Finding:
     """One warning for several cases, under the name of the first one's file."""
     file = shown_path(cases, cases.table[column].iloc[positions[0]])
     file = file if len(positions) == 1 else f"{file} and {len(positions) - 1} more"
@@ -296,13 +294,7 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def by_class(cases: Cases, chosen: np.ndarray, among: np.ndarray | None = None) -> str:
-    """How many of the chosen cases, and of all, each class has: an odd share can give it away.
-
-    Args:
-        cases: all of them.
-        chosen: which to count, bool (N,).
-        among: what "all" means, bool (N,); by default every case.
-    """
+    """How many of the chosen cases (bool (N,)), and of all or those in `among`, each class has: an odd share tells."""
     labels = cases.table["label"].fillna("(no label)")
     counts, totals = labels[chosen].value_counts(), (labels if among is None else labels[among]).value_counts()
     return ", ".join(f"{name} {counts[name]} of {totals[name]}" for name in sorted(counts.index))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from tfseg.data.cases import Cases
 from tfseg.data.checks import Finding, shown_path
+from tfseg.data.ingest import read_image
 from tfseg.errors import Problem
 
 THUMBNAIL = 32
@@ -120,6 +125,36 @@ def find_copies(cases: Cases, digests: Mapping[int, bytes], thumbnails: Mapping[
     pairs = exact | {(firsts[first], firsts[second]) for first, second in alike}
     groups = cases.groups
     return [Copy(a, b, (a, b) in exact, bool(groups[a] == groups[b])) for a, b in sorted(pairs)]
+
+
+def shared_with(cases: Cases, others: Cases, progress: Callable[[], object] | None = None) -> np.ndarray:
+    """Which cases show a picture that another dataset has too, with equal bytes or alike to the eye.
+
+    Args:
+        cases: to look at.
+        others: the other dataset.
+        progress: called, without arguments, after each image of both.
+
+    Returns:
+        Ascending positions in `cases`, int64.
+
+    Raises:
+        tfseg.data.ingest.ImageError: an image can't be read; the message names it.
+    """
+    paths = [*cases.table["image"], *others.table["image"]]
+
+    def look(path: str) -> tuple[bytes, np.ndarray]:
+        seen = hashlib.sha256(Path(path).read_bytes()).digest(), greyscale(thumbnail(read_image(path)))
+        if progress is not None:
+            progress()
+        return seen
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests, thumbnails = zip(*pool.map(look, paths), strict=True)
+    theirs = set(digests[len(cases) :])
+    shared = {position for position in range(len(cases)) if digests[position] in theirs}
+    shared |= {first for first, second in similar_pairs(np.array(thumbnails)) if first < len(cases) <= second}
+    return np.array(sorted(shared), np.int64)
 
 
 def pictures(copies: Iterable[Copy]) -> dict[int, int]:

@@ -54,7 +54,8 @@ def split_cases(
     parts have the given fractions of each class, as nearly as whole groups allow. With `folds`, each case is in
     the test part of one fold, a ``split`` column is not looked at, and the validation part is taken out of the
     rest. With `test_per_class`, the test part has that many cases of each class (the cervical paper's split) and no
-    case without a label. Cases without a label are divided like a class of their own. The order of the rows makes no difference.
+    case without a label. Otherwise cases without a label are divided like a class of their own. The order of the
+    rows makes no difference.
 
     Args:
         cases: what to divide.

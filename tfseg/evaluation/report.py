@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tfseg.errors import RunError
-from tfseg.evaluation.tables import MISSING, duration, footnotes, number, shown_tables, table_cells
+from tfseg.evaluation.tables import MISSING, duration, footnotes, number, shown_tables, subgroup_cells, table_cells
 from tfseg.run import read_json, write_json, write_text
 
 SUMMARY_KEYS = {"mean", "std", "ci95", "values"}
@@ -113,6 +113,7 @@ def write_report(run_folder: str | Path) -> Path:
         tables=[table_cells(part, columns) for part, columns in shown_tables(metrics)] if metrics else [],
         everything=table_cells(metrics) if metrics and metrics["rows"] else None,
         counts=_counts(records["data"]),
+        subgroups=subgroup_cells(metrics) if metrics else None,
         footnotes=footnotes(metrics) if metrics else [],
         details=[_class_tables(row) for row in metrics["rows"] if row.get("per_class") or row.get("confusion")]
         if metrics

@@ -30,6 +30,30 @@ class TestScores:
     probabilities: np.ndarray | None = None
     per_case: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def subset(self, positions: np.ndarray) -> TestScores:
+        """The cases at these positions, in this order."""
+        return TestScores(
+            self.groups[positions],
+            None if self.true is None else self.true[positions],
+            None if self.probabilities is None else self.probabilities[positions],
+            {name: values[positions] for name, values in self.per_case.items()},
+        )
+
+    @classmethod
+    def joined(cls, folds: Sequence[TestScores]) -> TestScores:
+        """The cases of several folds after each other; a score that a fold lacks is NaN there."""
+        names = dict.fromkeys(name for fold in folds for name in fold.per_case)
+        known = folds[0].true is not None
+        return cls(
+            np.concatenate([fold.groups for fold in folds]),
+            np.concatenate([fold.true for fold in folds]) if known else None,
+            np.concatenate([fold.probabilities for fold in folds]) if known else None,
+            {
+                name: np.concatenate([fold.per_case.get(name, np.full(len(fold.groups), np.nan)) for fold in folds])
+                for name in names
+            },
+        )
+
     def metrics(self, classes: Sequence[str], positions: np.ndarray | None = None) -> dict[str, float]:
         """The metrics over all cases, or over those at `positions` (which may repeat)."""
         chosen = np.arange(len(self.groups)) if positions is None else positions
@@ -89,8 +113,7 @@ def summarise_row(
     metrics |= {key: summarise(numbers) for key, numbers in (extra or {}).items()}
     row = {"name": name, "settings": settings, "metrics": metrics, "paper": paper}
     if folds[0].true is not None:
-        true = np.concatenate([fold.true for fold in folds])
-        probabilities = np.concatenate([fold.probabilities for fold in folds])
-        row["per_class"] = per_class_metrics(true, probabilities, classes)
-        row["confusion"] = confusion_matrix(true, probabilities.argmax(1), classes).tolist()
+        every = TestScores.joined(folds)
+        row["per_class"] = per_class_metrics(every.true, every.probabilities, classes)
+        row["confusion"] = confusion_matrix(every.true, every.probabilities.argmax(1), classes).tolist()
     return row

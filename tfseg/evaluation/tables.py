@@ -129,6 +129,31 @@ def shown_tables(metrics: Mapping) -> list[tuple[dict, list[str]]]:
     return tables
 
 
+def subgroup_cells(metrics: Mapping) -> tuple[list[str], list[list[str]]] | None:
+    """The rows broken down by subgroups: one line per row, column and value; None where there are none.
+
+    Args:
+        metrics: content of ``metrics.json``; see `tfseg.evaluation.subgroups.subgroup_scores`.
+
+    Returns:
+        ``(header, lines)``, all text; a subgroup that is too small has dashes.
+    """
+    lines = [
+        (row["name"], column, value, part)
+        for row in metrics["rows"]
+        for column, values in row.get("subgroups", {}).items()
+        for value, part in values.items()
+    ]
+    if not lines:
+        return None
+    names = list(dict.fromkeys(name for *_, part in lines for name in part["metrics"]))
+    table = [
+        [row, column, value, f"{part['cases']:,}", *(_cell(name, part["metrics"].get(name)) for name in names)]
+        for row, column, value, part in lines
+    ]
+    return ["name", "column", "subgroup", "cases", *names], table
+
+
 def table_markdown(metrics: Mapping) -> str:
     """``table.md``: the tables worth reading, how to read them, and the command that made them."""
     lines: list[str] = []
@@ -136,6 +161,10 @@ def table_markdown(metrics: Mapping) -> str:
         header, rows = table_cells(part, columns)
         lines += ["", _markdown_line(header), _markdown_line(["---", *["---:"] * (len(header) - 1)])]
         lines += [_markdown_line(row) for row in rows]
+    subgroups = subgroup_cells(metrics)
+    if subgroups:
+        lines += ["", _markdown_line(subgroups[0]), _markdown_line(["---"] * 3 + ["---:"] * (len(subgroups[0]) - 3))]
+        lines += [_markdown_line(row) for row in subgroups[1]]
     lines = lines[1:]
     fence = "```"
     while fence in metrics["command"]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,16 @@ import numpy as np
 from tfseg.data.batches import CaseArrays, load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import check
+from tfseg.data.copies import shared_with
 from tfseg.data.sources import load_cases
-from tfseg.data.splits import official_parts
+from tfseg.data.splits import official_parts, read_split
 from tfseg.errors import DataError, Problem, UserError
 from tfseg.evaluation import figures, overlays
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.report import write_metrics, write_report
 from tfseg.evaluation.scores import TestScores, localisation_scores, summarise_row
 from tfseg.evaluation.segmentation import score_cases
+from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.evaluation.tables import table_markdown, table_text
 from tfseg.export.predictor import Predictor, load_predictor
 from tfseg.jobs.export import trained_model
@@ -37,6 +41,9 @@ def evaluate_model(
     row: str | None = None,
     part: str = "all",
     allow: Sequence[str] = (),
+    class_map: str | Path | None = None,
+    trained_on: Cases | None = None,
+    subgroups: Sequence[str] = (),
     command: str = "",
     say=print,
 ) -> Run:
@@ -50,6 +57,11 @@ def evaluate_model(
         row: which row of a run; None for the best on validation.
         part: ``"all"``, or only ``"train"``, ``"val"`` or ``"test"`` of the data's ``split`` column.
         allow: kinds of data errors to go on with.
+        class_map: JSON file ``{"their class": "our class" or null}``; null leaves a class's cases out, and what it
+            doesn't name keeps its name.
+        trained_on: the training's cases; images that both have are left out. Of a run folder they are found by
+            themselves, unless the data is the run's own.
+        subgroups: columns by which the scores are broken down.
         command: for the records.
         say: takes the lines that tell what is going on.
 
@@ -58,17 +70,22 @@ def evaluate_model(
         UserError: for whatever else the user has to mend.
     """
     started = time.monotonic()
+    cases = _part_of(load_cases(data, target), part)
     if Path(model, "config.json").exists() and Path(model, "metrics.json").exists():
+        trained_on = trained_on or _trained_on(Run(model), cases, say)
         row, path = trained_model(Run(model), row)
     else:
         row, path = row or "model", Path(model)
     predictor = load_predictor(path)
     info = predictor.info
-    cases = _part_of(load_cases(data, target), part)
+    if class_map:
+        cases = _mapped(cases, class_map, say)
     if info.classes:
         _check_classes(cases, info.classes)
     with progress_bar(f"checking {len(cases)} cases", len(cases)) as advance:
         warnings = check(cases, allow, progress=advance, classification=False)
+    if trained_on is not None:
+        cases = _without_shared(cases, trained_on, say)
     labelled = bool(info.classes) and cases.table["label"].notna().any()
     masked = "mask" in info.outputs and cases.has_mask.any()
     if not labelled and not masked:
@@ -85,6 +102,8 @@ def evaluate_model(
             "data": recorded_path(data),
             "target": target,
             "part": part,
+            "class_map": recorded_path(class_map) if class_map else None,
+            "subgroups": list(subgroups),
         },
     )
     for warning in warnings:
@@ -94,9 +113,9 @@ def evaluate_model(
     outputs = _predict(predictor, arrays)
     rows = []
     if masked:
-        rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"]))
+        rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"], subgroups))
     if labelled:
-        rows.append(_classification_row(run, row, predictor, cases, arrays, outputs))
+        rows += _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
     path = write_metrics(
         run.folder,
         experiment="evaluate",
@@ -113,6 +132,53 @@ def evaluate_model(
     say(table_text(metrics))
     say(f"written to {run.folder}")
     return run
+
+
+def _trained_on(run: Run, cases: Cases, say) -> Cases | None:
+    """The training and validation cases of a run, or None where the data is the same, or isn't there any more.
+
+    Of a cross-validated run all cases count: each was trained on in some fold.
+    """
+    config = run.config
+    try:
+        trained = load_cases(os.path.expandvars(config["data"]), config["target"])
+    except UserError:
+        say(f"warning: the data of {run.folder} isn't there: images that both datasets share can't be left out")
+        return None
+    if trained.root.resolve() == cases.root.resolve():
+        say(f"warning: {cases.name} is what {run.folder} was trained on: training cases are scored too")
+        return None
+    splits = read_split(run.path("splits.json"), trained)
+    if len(splits) > 1:
+        return trained
+    return trained.subset(np.concatenate([splits[0].train, splits[0].val]))
+
+
+def _without_shared(cases: Cases, trained_on: Cases, say) -> Cases:
+    total = len(cases) + len(trained_on)
+    with progress_bar(f"comparing with {len(trained_on)} training images", total) as advance:
+        shared = shared_with(cases, trained_on, advance)
+    if len(shared):
+        names = ", ".join(cases.table["id"].iloc[shared[:5]]) + (" …" if len(shared) > 5 else "")
+        say(f"warning: left out {len(shared)} images that the training data has too: {names}")
+    if len(shared) == len(cases):
+        raise UserError(f"nothing to score: every image of {cases.name} is in the training data")
+    return cases.subset(np.setdiff1d(np.arange(len(cases)), shared))
+
+
+def _mapped(cases: Cases, path: str | Path, say) -> Cases:
+    """Labels under the model's names; cases whose class maps to null keep no label and aren't scored."""
+    names = read_json(path)
+    if not isinstance(names, dict) or not all(isinstance(value, str | None) for value in names.values()):
+        raise UserError(f'{path} must hold a JSON object {{"their class": "our class" or null}}')
+    unknown = sorted(set(names) - set(cases.classes))
+    if unknown:
+        raise UserError(f"{path} names classes that {cases.name} doesn't have: {', '.join(unknown)}")
+    labels = [names.get(label, label) if isinstance(label, str) else None for label in cases.table["label"]]
+    left_out = sum(1 for old, new in zip(cases.table["label"], labels, strict=True) if old is not None and new is None)
+    if left_out:
+        say(f"{left_out} cases of classes that map to null are not scored")
+    return replace(cases, table=cases.table.assign(label=labels), classes=())
 
 
 def _part_of(cases: Cases, part: str) -> Cases:
@@ -148,7 +214,7 @@ def _predict(predictor: Predictor, arrays: CaseArrays, batch_size: int = 16) -> 
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _segmentation_row(run, predictor, cases, arrays, mask) -> dict:
+def _segmentation_row(run, predictor, cases, arrays, mask, subgroups) -> dict:
     lesion = mask[..., list(predictor.info.mask_classes.lesion_channels)].sum(-1)
     table = score_cases(cases, lesion, resize=predictor.info.resize, surfaces=True)
     scored = np.flatnonzero(cases.has_mask)
@@ -161,10 +227,14 @@ def _segmentation_row(run, predictor, cases, arrays, mask) -> dict:
         run.path("figures", "segmentation.png"),
         arrays.ids[shown].tolist(),
     )
-    return summarise_row("segmenter", {}, [TestScores(cases.groups[scored], per_case=per_case)])
+    scores = TestScores(cases.groups[scored], per_case=per_case)
+    result = summarise_row("segmenter", {}, [scores])
+    if subgroups:
+        result["subgroups"] = subgroup_scores(cases.table.iloc[scored], scores, (), subgroups)
+    return result
 
 
-def _classification_row(run, row, predictor, cases, arrays, outputs) -> dict:
+def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups) -> list[dict]:
     classes = predictor.info.classes
     number = {name: index for index, name in enumerate(classes)}
     labels = cases.table["label"]
@@ -185,6 +255,12 @@ def _classification_row(run, row, predictor, cases, arrays, outputs) -> dict:
         per_case = localisation_scores(outputs["saliency"][known, ..., 0], lesions)
     scores = TestScores(cases.groups[known], true, outputs["probabilities"][known], per_case)
     result = summarise_row(row, {}, [scores], classes)
+    if subgroups:
+        result["subgroups"] = subgroup_scores(cases.table.iloc[known], scores, classes, subgroups)
+    rows = [result]
+    present = np.unique(true)
+    if 1 < len(present) < len(classes):
+        rows.append(_shared_classes_row(row, scores, classes, present))
     figures.confusion(np.array(result["confusion"]), classes, run.path("figures", "confusion.png"), row)
     if "saliency" in outputs:
         overlays.saliency_overlays(
@@ -194,4 +270,12 @@ def _classification_row(run, row, predictor, cases, arrays, outputs) -> dict:
             run.path("figures", "saliency.png"),
             labels.iloc[known[:SHOWN_CASES]].tolist(),
         )
-    return result
+    return rows
+
+
+def _shared_classes_row(row: str, scores: TestScores, classes: Sequence[str], present: np.ndarray) -> dict:
+    """The same predictions, chosen among the classes that the data has; absent ones can't be mistaken for then."""
+    shared = scores.probabilities[:, present]
+    shared = shared / np.maximum(shared.sum(1, keepdims=True), 1e-12)
+    renumbered = TestScores(scores.groups, np.searchsorted(present, scores.true), shared)
+    return summarise_row(f"{row} (shared classes)", {}, [renumbered], [classes[number] for number in present])

@@ -13,6 +13,7 @@ from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.scores import TestScores, summarise_row
+from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.jobs.cells import SEGMENTER_ROW, fold_model, read_arrays, row_model, write_csv
 from tfseg.run import Run, read_json, recorded_path, written_whole
 
@@ -43,11 +44,12 @@ def tabulate(
     rows, histories = [], []
     names = [SEGMENTER_ROW] if run.path("cells", f"{SEGMENTER_ROW}-fold0.json").exists() else []
     for name in [*names, *config.approaches]:
-        folds, extra, predictions = [], {}, []
+        folds, extra, predictions, tested = [], {}, [], []
         for fold in range(folds_count):
             cell = read_json(run.path("cells", f"{name}-fold{fold}.json"))
             positions = np.array([position_of[case] for case in cell["ids"]], np.int64)
             per_case = {key: np.array(values, float) for key, values in cell["per_case"].items()}
+            tested.append(positions)
             groups, true, probabilities = cases.groups[positions], None, None
             if name != SEGMENTER_ROW:
                 true, probabilities = arrays.labels[positions], read_arrays(run, name, fold)["probabilities"]
@@ -60,7 +62,11 @@ def tabulate(
         if predictions:
             _write_predictions(run, name, cases, predictions)
         settings = _row_settings(config, name)
-        rows.append(summarise_row(name, settings, folds, classes, extra, paper.get(name)))
+        row = summarise_row(name, settings, folds, classes, extra, paper.get(name))
+        if config.subgroups:
+            attributes = cases.table.iloc[np.concatenate(tested)]
+            row["subgroups"] = subgroup_scores(attributes, TestScores.joined(folds), classes, config.subgroups)
+        rows.append(row)
         if folds_count > 1:
             _promote(run, name, folds_count)
     write_csv(run.path("history.csv"), pd.concat(histories)[["row", "fold", *_columns(histories)]])
