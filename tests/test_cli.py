@@ -87,6 +87,8 @@ class TestExitCodes:
             ("evaluate", "m", "d"),
             ("export", "r"),
             ("demo", "--images", "x"),
+            ("benchmark", "pipeline"),
+            ("benchmark", "everything", "--out", "o"),
             ("evaluate", "m", "d", "--out", "o", "--part", "some"),
         ],
         ids=" ".join,
@@ -109,6 +111,8 @@ class TestExitCodes:
             (("export", "nowhere", "--name", "x"), "nowhere"),
             (("demo", "--images", "0"), "images"),
             (("demo", "--seed", "-1"), "seed"),
+            (("benchmark", "--out", "o"), "at least one benchmark"),
+            (("benchmark", "pipeline", "--out", "o", "--cores", "0"), "`cores`"),
         ],
         ids=lambda value: value if isinstance(value, str) else " ".join(value),
     )
@@ -210,6 +214,15 @@ class TestArguments:
             "rotation": 16.0,
             "zoom": 0.0625,
             "shift": 0.03125,
+            "augmentation": "oral",
+            "shear": 5.0,
+            "brightness": 0.5,
+            "contrast": 0.25,
+            "saturation": 0.125,
+            "background_swap": 0.75,
+            "balance": "majority",
+            "cache": "disk",
+            "cache_dir": "elsewhere",
             "epoch_images": 17,
             "seed": 18,
             "distribution": "mirrored",
@@ -223,7 +236,7 @@ class TestArguments:
         for name, value in changed.items():
             assert value != getattr(defaults, name)
             option = "approach" if name == "approaches" else name.replace("_", "-")
-            if isinstance(value, bool):
+            if isinstance(getattr(defaults, name), bool):
                 words.append(f"--{'' if value else 'no-'}{option}")
             else:
                 words += [f"--{option}", *(value if isinstance(value, tuple) else [str(value)])]
@@ -254,6 +267,15 @@ class TestArguments:
         words = ["r", "--name", "n", "--row", "plain", "--formats", "float32", "--out", "o", "--data", "d"]
         assert call("export", *words) == 0
         assert received.pop()[0] == ("r", "n", "plain", ("float32",), "o", "d")
+
+    def test_benchmark(self, monkeypatch, capsys):
+        from tfseg.benchmarks import pipeline
+
+        calls = []
+        monkeypatch.setattr(pipeline, "benchmark_pipeline", lambda *values: calls.append(values))
+        monkeypatch.setattr(pipeline, "table", lambda record: "the table")
+        assert call("benchmark", "pipeline", "--out", "o", "--cores", "1", "3", "--repetitions", "5") == 0
+        assert calls.pop()[:3] == ("o", (1, 3), 5) and "the table" in capsys.readouterr().out
 
     def test_demo(self, received):
         assert call("demo", "--out", "o", "--images", "12", "--seed", "3") == 0

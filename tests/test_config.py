@@ -29,10 +29,12 @@ WRONG = [
         )
     ),
     *((name, value) for name in ("segmenter_learning_rate", "learning_rate") for value in (0.0, -1.0, float("nan"))),
-    *((name, -0.1) for name in ("dropout", "cross_entropy_share", "zoom", "shift", "rotation")),
+    *((name, -0.1) for name in ("dropout", "cross_entropy_share", "zoom", "shift", "rotation", "shear")),
+    *((name, -0.1) for name in ("brightness", "contrast", "saturation", "background_swap")),
     *((name, 1.0) for name in ("dropout", "zoom", "shift")),
-    ("cross_entropy_share", 1.01),
+    *((name, 1.01) for name in ("cross_entropy_share", "brightness", "contrast", "saturation", "background_swap")),
     ("rotation", 180.5),
+    ("shear", 61.0),
     ("head_units", -1),
     ("freeze_first", -1),
     ("epoch_images", -1),
@@ -56,6 +58,9 @@ def test_values_out_of_range_are_refused_by_name(name, value):
         ("cross_entropy_share", 1.0),
         ("rotation", 0.0),
         ("rotation", 180.0),
+        ("rotation", None),
+        ("flips", False),
+        ("background_swap", 1.0),
         ("dropout", 0.0),
         ("head_units", 0),
         ("folds", 1),
@@ -123,6 +128,11 @@ class TestPlain:
             ("learning_rate", True),
             ("flips", 1),
             ("flips", "yes"),
+            ("zoom", True),
+            ("zoom", "0.1"),
+            ("background_swap", None),
+            ("augmentation", "cubist"),
+            ("balance", "up"),
             ("data", 3),
             ("data", None),
             ("weights", 3),
@@ -140,7 +150,8 @@ class TestPlain:
             from_plain({"data": "d", key: value})
 
     def test_a_whole_number_is_a_float_too(self):
-        assert from_plain({"data": "d", "rotation": 45}).rotation == 45.0
+        read = from_plain({"data": "d", "rotation": 45, "dropout": 0, "shear": None, "flips": False})
+        assert (read.rotation, read.dropout, read.shear, read.flips) == (45.0, 0.0, None, False)
 
     def test_the_checks_run(self):
         with pytest.raises(ConfigError, match="`epochs`"):
@@ -159,6 +170,17 @@ def test_presets_are_runnable_and_different():
         assert config.image_size % 2**config.segmenter_depth == 0
     paper, quick = QUICKSTART_PRESETS["paper"], QUICKSTART_PRESETS["quick"]
     assert paper.epochs > quick.epochs > 0 and paper.image_size > quick.image_size
+
+
+def test_the_recipes_that_can_be_named_are_the_ones_there_are():
+    from typing import get_args, get_type_hints
+
+    from tfseg.data.augment import RECIPES
+    from tfseg.data.balance import METHODS
+
+    hints = get_type_hints(ComparisonConfig)
+    assert get_args(hints["augmentation"]) == tuple(RECIPES)
+    assert get_args(hints["balance"]) == METHODS
 
 
 def test_the_configuration_needs_no_tensorflow():

@@ -30,7 +30,8 @@ ROOMS = {
     "evaluation": LIGHT | {"losses", "metrics", "layers", "models"},
     "export": LIGHT | {"losses", "metrics", "layers", "models", "evaluation"},
     "jobs": LIGHT | {"losses", "metrics", "layers", "models", "training", "evaluation", "export"},
-    "cli": LIGHT | {"evaluation", "export", "jobs"},
+    "benchmarks": LIGHT | {"losses", "metrics", "layers", "models", "training", "evaluation", "export"},
+    "cli": LIGHT | {"evaluation", "export", "jobs", "benchmarks"},
     "__main__": {"cli"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -140,6 +141,10 @@ class Evaluate:
     """Which row of a run; default: the best on validation."""
     part: Literal["all", "train", "val", "test"] = "all"
     """Only cases of this part of the data's `split` column."""
+    class_map: str | None = None
+    """JSON file {"their class": "our class" or null}; null leaves a class out."""
+    subgroups: tuple[str, ...] = ()
+    """Columns by which the scores are broken down."""
     allow: tuple[str, ...] = ()
     """Kinds of data errors to go on with."""
 
@@ -155,6 +160,8 @@ class Evaluate:
             row=self.row,
             part=self.part,
             allow=self.allow,
+            class_map=self.class_map,
+            subgroups=self.subgroups,
             command=_command(),
         )
         return 0
@@ -228,6 +235,32 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True)
+class Benchmark:
+    """Measure how fast parts are, beside other ways to do the same: benchmark.json and table.md.
+
+    For example:
+        tfseg benchmark pipeline --out runs/benchmark
+    """
+
+    names: Annotated[Positional[tuple[Literal["pipeline"], ...]], tyro.conf.arg(metavar="NAME…")]
+    """What to measure; pipeline: from the image file to the training step."""
+    out: str
+    """Folder for the results; new, empty, or of an earlier benchmark."""
+    cores: tuple[int, ...] = (1, 2)
+    """Numbers of processor cores to measure on."""
+    repetitions: int = 20
+    """Of each measurement, interleaved with the others."""
+
+    def run(self) -> int:
+        from tfseg.benchmarks.pipeline import benchmark_pipeline, table
+
+        if not self.names:
+            raise UserError("name at least one benchmark: pipeline")
+        print(table(benchmark_pipeline(self.out, self.cores, self.repetitions, _command())))
+        return 0
+
+
 COMMANDS = {
     "demo": Demo,
     "audit": Audit,
@@ -235,6 +268,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
     "export": Export,
+    "benchmark": Benchmark,
 }
 
 
@@ -275,4 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read the help has read enough; without this Python would complain once more at its own end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     sys.exit(run_guarded(command.run))

@@ -30,6 +30,18 @@ class ComparisonConfig:
     """1 for one train/validation/test split, K for K-fold cross-validation."""
     split_seed: int = 0
     """Draws the split; not the training's seed, so that several seeds share one split."""
+    split_file: str | None = None
+    """The parts, as another run's splits.json has them: one split can bind several trainings."""
+    test_per_class: int = 0
+    """Test cases of each class, in place of a share of all; 0: 15 % of all."""
+    val_fraction: float = 0.15
+    """Share of what is not tested that chooses epochs and rows, with folds or test_per_class."""
+    subgroups: tuple[str, ...] = ()
+    """Columns by which the test scores are broken down."""
+    external: tuple[str, ...] = ()
+    """Further datasets to test every row on in the end."""
+    class_map: str | None = None
+    """JSON file {"their class": "our class" or null} for the external datasets; null leaves a class out."""
     allow: tuple[str, ...] = ()
     """Kinds of data errors to go on with, as `tfseg audit` names them."""
 
@@ -83,19 +95,39 @@ class ComparisonConfig:
     """Constant, or falling to zero over the epochs along a half cosine; for segmenter and classifiers."""
 
     # Augmentation of the training part.
-    flips: bool = True
-    """Mirror left–right and up–down."""
-    rotation: float = 180.0
+    augmentation: Literal["none", "free", "oral", "cervical", "ebhi", "se_lcn"] = "free"
+    """How training images are changed: a paper's recipe, `free` (flips, any rotation), or nothing."""
+    flips: bool | None = None
+    """Mirror left–right and up–down. None, here and below: as the recipe says."""
+    rotation: float | None = None
     """Largest rotation, degrees."""
-    zoom: float = 0.1
+    zoom: float | None = None
     """Largest relative change of scale."""
-    shift: float = 0.05
+    shift: float | None = None
     """Largest shift, as a share of the side."""
+    shear: float | None = None
+    """Largest slant, degrees."""
+    brightness: float | None = None
+    """Largest relative change of brightness."""
+    contrast: float | None = None
+    """Largest relative change of contrast."""
+    saturation: float | None = None
+    """Largest relative change of saturation."""
+    background_swap: float = 0.0
+    """Share of a classifier's images that get another image's background, around the dilated true mask."""
 
-    epoch_images: int = 240
+    # What an epoch is made of.
+    balance: Literal["none", "majority", "towards"] = "none"
+    """Repeat training cases up to the largest class; or towards 2,000 of each class, at most 4 times each, with larger
+    classes sampled down."""
+    epoch_images: int = 160
     """Most training images of one epoch; the next epoch goes on with the others. 0: all."""
 
     # The machine.
+    cache: Literal["memory", "disk"] = "memory"
+    """Where decoded images are kept: disk keeps them for the next run, and data above 1 GiB out of memory."""
+    cache_dir: str = "runs/cache"
+    """Folder of the disk cache."""
     seed: int = 0
     """Initial weights, order and augmentation."""
     distribution: Literal["one", "mirrored", "multiworker"] = "one"
@@ -112,14 +144,21 @@ class ComparisonConfig:
         for name in ("segmenter_learning_rate", "learning_rate"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"`{name}` must be above 0, received {getattr(self, name)}")
-        for name in ("epoch_images", "freeze_first", "head_units", "seed", "split_seed"):
+        for name in ("epoch_images", "freeze_first", "head_units", "seed", "split_seed", "test_per_class"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"`{name}` must be at least 0, received {getattr(self, name)}")
-        for name, upper in (("dropout", 0.99), ("cross_entropy_share", 1.0), ("zoom", 0.99), ("shift", 0.99)):
-            if not 0.0 <= getattr(self, name) <= upper:
-                raise ConfigError(f"`{name}` must lie in [0, {upper}], received {getattr(self, name)}")
-        if not 0.0 <= self.rotation <= 180.0:
-            raise ConfigError(f"`rotation` must lie in [0, 180] degrees, received {self.rotation}")
+        ranges = {"dropout": 0.99, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
+        shares = ("cross_entropy_share", "background_swap", "brightness", "contrast", "saturation")
+        for name, upper in {**ranges, **dict.fromkeys(shares, 1.0)}.items():
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= upper:
+                raise ConfigError(f"`{name}` must lie in [0, {upper:g}], received {value}")
+        if not 0.0 < self.val_fraction < 1.0:
+            raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {self.val_fraction}")
+        if self.test_per_class and (self.folds > 1 or self.split_file):
+            raise ConfigError("`test_per_class` goes without `folds` and `split_file`")
+        if self.class_map and not self.external:
+            raise ConfigError("`class_map` is for `external` datasets, and there are none")
         if not self.approaches or len(set(self.approaches)) != len(self.approaches):
             raise ConfigError(f"`approaches` must name at least one, each once, received {list(self.approaches)}")
         if self.weights is not None and self.backbone == "small_cnn":
@@ -163,11 +202,9 @@ def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
                 item in allowed if allowed else isinstance(item, str) for item in value
             )
         elif isinstance(hint, types.UnionType):
-            fits = isinstance(value, choices)
-        elif hint is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = any(_is_a(value, choice) for choice in choices)
         else:
-            fits = type(value) is hint
+            fits = _is_a(value, hint)
         if not fits:
             raise ConfigError(f"`{key}` must be {hint}, received {value!r}")
     if "data" not in values:
@@ -175,6 +212,11 @@ def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
     return ComparisonConfig(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     )
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a JSON value is of this type; a whole number is a float too, a truth value is no number."""
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 DEMO = ComparisonConfig(

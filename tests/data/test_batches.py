@@ -1,18 +1,23 @@
 """The contract of a batch, what is ignored, and the order of an endless training."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.data.augment import Augmentation
+from tfseg.data.augment import RECIPES, Augmentation
+from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, class_weights, lesion_of, load_arrays, make_batches, steps_per_epoch
 from tfseg.data.cases import MaskClasses
 from tfseg.data.sources import load_cases
 from tfseg.errors import DataError
 
 CELL = MaskClasses(("background", "cytoplasm", "nucleus"), ("cytoplasm", "nucleus"), 255)
+FREE = RECIPES["free"]
 SIDE = 8
 
 
@@ -125,7 +130,7 @@ def test_a_batch_is_never_larger_than_the_cases():
 
 
 def test_going_on_after_an_interruption_gives_the_same_batches():
-    options = {"training": True, "augmentation": Augmentation(), "seed": 3}
+    options = {"training": True, "augmentation": FREE, "seed": 3}
     arrays, positions = case_arrays(), np.array([5, 1, 2, 4])
     ongoing = list(islice(make_batches(arrays, positions, 2, **options), 8))
     resumed = list(islice(make_batches(arrays, positions, 2, first_epoch=2, **options), 4))
@@ -141,7 +146,7 @@ def test_going_on_after_an_interruption_gives_the_same_batches():
 
 def test_a_case_is_augmented_alike_in_any_company():
     """What a case becomes in an epoch depends on seed, epoch and position: not on the batch size or the others."""
-    options = {"training": True, "augmentation": Augmentation(), "seed": 3}
+    options = {"training": True, "augmentation": FREE, "seed": 3}
     arrays = case_arrays()
     some = next(iter(make_batches(arrays, np.array([2, 4]), 2, **options)))
     every = next(iter(make_batches(arrays, np.arange(6), 6, **options)))
@@ -151,10 +156,121 @@ def test_a_case_is_augmented_alike_in_any_company():
         np.testing.assert_array_equal(some["mask"][left], every["mask"][right])
 
 
+def test_every_repetition_of_a_case_is_augmented_for_itself():
+    options = {"training": True, "augmentation": FREE, "seed": 3}
+    arrays, positions = case_arrays(), np.array([4, 2, 4, 4])
+    (batch,) = islice(make_batches(arrays, positions, 4, **options), 1)
+    assert sorted(batch["id"].numpy()) == [b"case2", b"case4", b"case4", b"case4"]
+    repeated = batch["image"].numpy()[batch["id"].numpy() == b"case4"]
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(repeated[left] - repeated[right]).max() > 0.01
+    # The first time it is what it is without repetitions.
+    alone = next(iter(make_batches(arrays, np.array([4]), 1, **options)))["image"].numpy()[0]
+    assert sum(np.array_equal(alone, image) for image in repeated) == 1
+    (again,) = islice(make_batches(arrays, positions, 4, **options), 1)
+    np.testing.assert_array_equal(batch["image"], again["image"])
+
+
+def test_balanced_positions_make_balanced_epochs_that_use_every_case():
+    """9 cases of one class and 3 of the other: short epochs draw both alike and come round to everybody."""
+    arrays = case_arrays(12)
+    arrays.labels[:] = [0] * 9 + [1] * 3
+    positions = balance_positions(arrays.labels, np.arange(12), "majority")
+    steps = steps_per_epoch(len(positions), 3, 6)
+    assert (len(positions), steps) == (18, 2)
+    drawn = numbers(make_batches(arrays, positions, 3, training=True, seed=1), 6 * steps)
+    seen = np.bincount(np.concatenate(drawn), minlength=12)
+    np.testing.assert_array_equal(seen, [2] * 9 + [6] * 3)
+
+
+def test_backgrounds_are_swapped_around_lesions_only():
+    arrays = case_arrays(4)
+    arrays.images[:] = (np.arange(4, dtype=np.uint8) * 10 + 10)[:, None, None, None]
+    arrays.masks[:2], arrays.masks[2:] = 0, 1
+    arrays.masks[:, 4:] = 0
+    arrays.masks[0] = 255
+    swap = Augmentation(background_swap=1.0)
+    maps = arrays.images[..., 0] + 1
+    batch = whole(arrays, training=True, augmentation=swap, lesion_probability=maps)
+    for name, image, mask, lesion in zip(
+        batch["id"], batch["image"] * 255.0, batch["mask"], batch["lesion"] * 255.0, strict=True
+    ):
+        own = 10 * int(name[4:]) + 10
+        changed = {float(value) for value in np.round(image[4:], 3).ravel()}
+        np.testing.assert_allclose(image[:4], own, atol=1e-3)
+        np.testing.assert_allclose(lesion[..., 0], image[..., 0] + 1, atol=1e-3)
+        # The first case has no mask and the second an empty one.
+        assert (changed == {own}) == (name in (b"case0", b"case1")) and len(changed) == 1
+        assert mask.sum() == (32 if own > 20 else 0)
+
+
+def on_disk(arrays, folder):
+    """The same cases with images and masks as memory maps."""
+    for name in ("images", "masks"):
+        np.save(folder / f"{name}.npy", getattr(arrays, name))
+    maps = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")}
+    return replace(arrays, **maps)
+
+
+def test_memory_maps_give_the_same_batches(tmp_path):
+    arrays = case_arrays()
+    mapped = on_disk(arrays, tmp_path)
+    options = {"training": True, "augmentation": replace(FREE, background_swap=0.5), "seed": 3}
+    for expected, batch in zip(
+        islice(make_batches(arrays, np.arange(6), 2, **options), 5),
+        islice(make_batches(mapped, np.arange(6), 2, **options), 5),
+        strict=True,
+    ):
+        assert expected.keys() == batch.keys()
+        for name in expected:
+            np.testing.assert_array_equal(expected[name], batch[name])
+    specs = [make_batches(cases, np.arange(6), 2, **options).element_spec for cases in (arrays, mapped)]
+    assert specs[0] == specs[1]
+
+
+FLAT = """
+import resource, sys
+import numpy as np, tensorflow as tf
+from pathlib import Path
+from tfseg.data.augment import RECIPES
+from tfseg.data.batches import CaseArrays, make_batches
+from tfseg.data.cases import MaskClasses
+
+count, side, folder = 10000, 64, Path(sys.argv[1])
+images = np.lib.format.open_memmap(folder / "i.npy", "w+", np.uint8, (count, side, side, 3))
+masks = np.lib.format.open_memmap(folder / "m.npy", "w+", np.uint8, (count, side, side))
+images[:], masks[:] = 100, 1
+images, masks = (np.load(folder / name, mmap_mode="r") for name in ("i.npy", "m.npy"))
+ids = np.arange(count).astype(str)
+arrays = CaseArrays(images, masks, np.ones(count, bool), np.zeros(count, np.int32), ids, MaskClasses())
+
+def own():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+batches = iter(make_batches(arrays, np.arange(count), 50, training=True, augmentation=RECIPES["free"]))
+seen = []
+for step in range(200):
+    next(batches)
+    if step in (20, 199):
+        seen.append(own())
+print(*seen)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from /proc")
+def test_an_epoch_from_the_disk_needs_no_more_memory_than_its_start(tmp_path):
+    """10,000 images and masks, 164 MB: held, they would be added to the process's own memory."""
+    done = subprocess.run([sys.executable, "-c", FLAT, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    start, end = (float(word) for word in done.stdout.split())
+    assert end - start < 40, f"{start} MB grew to {end} MB"
+
+
 def test_image_mask_and_lesion_map_are_augmented_in_step():
     arrays = case_arrays()
     arrays.masks[3:] = (arrays.images[3:, ..., 0] > 127).astype(np.uint8)
-    flips = Augmentation(flips=True, rotation=0.0, zoom=0.0, shift=0.0)
+    flips = Augmentation(flips=True)
     batches = make_batches(
         arrays, np.arange(3, 6), 3, training=True, augmentation=flips, lesion_probability=arrays.images[..., 1]
     )
@@ -169,7 +285,7 @@ def test_image_mask_and_lesion_map_are_augmented_in_step():
 
 def test_ignored_pixels_stay_ignored_when_they_move():
     arrays = case_arrays(mask_classes=CELL)
-    batch = whole(arrays, training=True, augmentation=Augmentation())
+    batch = whole(arrays, training=True, augmentation=FREE)
     np.testing.assert_array_equal(np.unique(batch["mask"]), [0.0, 1.0])
     np.testing.assert_array_equal(batch["mask"].sum(-1, keepdims=True), batch["valid"])
     place = [*batch["id"]].index(b"case0")
@@ -180,7 +296,7 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="positions"):
         make_batches(case_arrays(), np.array([]), 2)
     with pytest.raises(ValueError, match="training only"):
-        make_batches(case_arrays(), np.arange(2), 2, augmentation=Augmentation())
+        make_batches(case_arrays(), np.arange(2), 2, augmentation=FREE)
 
 
 def test_class_weights_by_hand():
@@ -212,6 +328,6 @@ def test_cases_are_read_in_order(make_folder):
 
 
 def test_the_image_has_a_static_shape():
-    spec = make_batches(case_arrays(), np.arange(4), 2, training=True, augmentation=Augmentation()).element_spec
+    spec = make_batches(case_arrays(), np.arange(4), 2, training=True, augmentation=FREE).element_spec
     assert spec["image"].shape.as_list() == [None, SIDE, SIDE, 3]
     assert spec["id"].dtype == tf.string

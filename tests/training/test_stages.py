@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tfseg.config import ComparisonConfig
+from tfseg.data.augment import RECIPES, Augmentation
 from tfseg.data.batches import class_weights, make_batches
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError, UserError
@@ -100,6 +101,58 @@ def test_cases_without_a_mask_are_left_out_of_segmentation(segmented, arrays, mo
     assert [list(positions) for positions in seen] == [[0, 2, 3, 4, 5, 6, 7], [8, 10]]
 
 
+def what_is_asked_of_the_batches(monkeypatch, train, *arguments):
+    """Positions and augmentation of the training batches."""
+    seen = []
+    monkeypatch.setattr(
+        stages,
+        "make_batches",
+        lambda *args, **options: seen.append((args[1], options)) or make_batches(*args, **options),
+    )
+    monkeypatch.setattr(stages, "fit", lambda *args, **options: seen.append(options["steps"]))
+    train(*arguments)
+    ((positions, options),) = [entry for entry in seen if isinstance(entry, tuple) and entry[1].get("training")]
+    return positions, options["augmentation"], [entry for entry in seen if isinstance(entry, int)]
+
+
+def test_recipes_overrides_and_balance_reach_both_trainings(arrays, monkeypatch):
+    arrays.labels[:8] = [0, 0, 0, 0, 0, 0, 1, 1]
+    config = replace(
+        CONFIG,
+        augmentation="cervical",
+        rotation=3.0,
+        flips=False,
+        contrast=0.2,
+        balance="majority",
+        background_swap=0.5,
+    )
+    wanted = Augmentation(flips=False, rotation=3.0, zoom=0.15, shift=0.2, shear=0.15, contrast=0.2, fill="nearest")
+    segmenting = what_is_asked_of_the_batches(monkeypatch, train_segmenter, config, arrays, SPLIT)
+    classifying = what_is_asked_of_the_batches(monkeypatch, train_classifier, config, "plain", arrays, SPLIT, 2)
+    for positions, _, steps in (segmenting, classifying):
+        np.testing.assert_array_equal(positions, [0, 1, 2, 3, 4, 5, 6, 6, 6, 7, 7, 7])
+        assert steps == [3], "twelve images in batches of four"
+    assert segmenting[1] == wanted, "a segmenter learns from whole images"
+    assert classifying[1] == replace(wanted, background_swap=0.5)
+
+
+def test_the_default_is_free_and_unbalanced(arrays, monkeypatch):
+    positions, augmentation, _ = what_is_asked_of_the_batches(monkeypatch, train_segmenter, CONFIG, arrays, SPLIT)
+    assert augmentation == RECIPES["free"] == Augmentation(flips=True, rotation=180.0, zoom=0.1, shift=0.05)
+    np.testing.assert_array_equal(positions, SPLIT.train)
+
+
+def test_class_weights_follow_the_balanced_part(arrays, monkeypatch):
+    """Repeated up to the majority, every class weighs the same: nothing is corrected twice."""
+    arrays.labels[:8] = [0, 0, 0, 0, 0, 0, 1, 1]
+    weights = []
+    monkeypatch.setattr(stages, "fit", lambda model, batches, *args, **options: weights.extend(next(iter(batches))[2]))
+    for balance in ("none", "majority"):
+        train_classifier(replace(CONFIG, balance=balance, batch_size=8), "plain", arrays, SPLIT, 2)
+    assert sorted({round(float(weight), 4) for weight in weights[:8]}) == [round(8 / 12, 4), 2.0]
+    np.testing.assert_allclose(weights[8:], 1.0)
+
+
 def approach_loss(classifier, approach, arrays, maps):
     """The validation loss once more, from the parts that were handed back."""
     labels = arrays.labels[SPLIT.val]
@@ -162,6 +215,8 @@ def test_what_is_missing_is_named(arrays):
     arrays.has_mask[SPLIT.train] = False
     with pytest.raises(ConfigError, match="centiou needs masks"):
         train_classifier(CONFIG, "centiou", arrays, SPLIT, 2)
+    with pytest.raises(ConfigError, match="`background_swap` needs masks"):
+        train_classifier(replace(CONFIG, background_swap=0.5), "plain", arrays, SPLIT, 2)
     with pytest.raises(ConfigError, match="0 of the training and 3 of the validation.*segmenter-file"):
         train_segmenter(CONFIG, arrays, SPLIT)
     arrays.labels[SPLIT.val] = -1

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from tfseg.data.augment import DRAWS, Augmentation, warp
+from tfseg.data.augment import DRAWS, Augmentation, swap_backgrounds, warp
+from tfseg.data.balance import occurrences
+from tfseg.data.cache import cached_arrays
 from tfseg.data.cases import Cases, MaskClasses
 from tfseg.data.decode import IGNORE, decode_image, resize_image, resize_mask, to_model_input
 from tfseg.data.ingest import image_bytes, read_mask
 from tfseg.errors import DataError, Problem
 from tfseg.progress import progress_bar
+
+# Cached data up to this size is held in memory, which is faster than reading it from the disk; in bytes.
+MEMORY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class CaseArrays:
     """Every case at the model's size, in the order of the cases.
 
     Args:
-        images: uint8 (N, S, S, 3).
+        images: uint8 (N, S, S, 3); like the masks, in memory or a memory map.
         masks: class indices, uint8 (N, S, S); 255 where a pixel counts nowhere, and everywhere without a mask.
         has_mask: bool (N,).
         labels: int32 (N,), -1 where unknown.
@@ -46,43 +54,77 @@ class CaseArrays:
         return np.isin(self.masks, [self.mask_classes.names.index(name) for name in self.mask_classes.lesion])
 
 
-def load_arrays(cases: Cases, size: int, resize: str = "stretch") -> CaseArrays:
+def load_arrays(
+    cases: Cases,
+    size: int,
+    resize: str = "stretch",
+    cache_dir: str | Path | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> CaseArrays:
     """Decode and resize every case, on all cores, with a progress bar.
 
     Args:
         cases: what to read.
         size: side of the model's square, in pixels.
         resize: ``"stretch"`` or ``"pad"``; see `resize_image`.
+        cache_dir: keeps what was decoded in a folder of this folder, for the next time and after an interruption.
+        memory_bytes: images and masks of a cache that are larger together stay on the disk, as memory maps.
 
     Raises:
         DataError: names every file that can't be read.
+        RunError: the cache can't be written.
     """
     count = len(cases)
-    images = np.zeros((count, size, size, 3), np.uint8)
-    masks = np.full((count, size, size), IGNORE, np.uint8)
+    if cache_dir is None:
+        images, masks = np.empty((count, size, size, 3), np.uint8), np.empty((count, size, size), np.uint8)
+        _decode(cases, resize, np.arange(count), images, masks)
+    else:
+
+        def decode(positions, images, masks, done):
+            _decode(cases, resize, positions, images, masks, done)
+
+        images, masks = cached_arrays(cases, size, resize, cache_dir, decode)
+        if images.nbytes + masks.nbytes <= memory_bytes:
+            images, masks = np.array(images), np.array(masks)
+    ids = cases.table["id"].to_numpy(str)
+    return CaseArrays(images, masks, cases.has_mask, cases.labels, ids, cases.mask_classes)
+
+
+def _decode(
+    cases: Cases,
+    resize: str,
+    positions: np.ndarray,
+    images: np.ndarray,
+    masks: np.ndarray,
+    done: Callable[[int], None] = lambda position: None,
+) -> None:
+    """Fill rows of `images` and `masks`; `done` is called for every row that could be read."""
     problems: list[Problem] = []
+    has_mask, size = cases.has_mask, images.shape[1]
 
     def load(position: int) -> None:
-        row = cases.table.iloc[position]
+        row, found = cases.table.iloc[position], []
         try:
             images[position] = resize_image(decode_image(image_bytes(row["image"])), size, resize).numpy()
         except (ValueError, OSError, tf.errors.InvalidArgumentError) as error:
-            problems.append(Problem("unreadable", str(row["image"]), str(error)))
-        if not has_mask[position]:
-            return
-        try:
-            masks[position] = resize_mask(read_mask(row["mask"], cases.mask_classes), size, resize).numpy()
-        except (ValueError, OSError) as error:
-            problems.append(Problem("unreadable", str(row["mask"]), str(error)))
+            found.append(Problem("unreadable", str(row["image"]), str(error)))
+        masks[position] = IGNORE
+        if has_mask[position]:
+            try:
+                masks[position] = resize_mask(read_mask(row["mask"], cases.mask_classes), size, resize).numpy()
+            except (ValueError, OSError) as error:
+                found.append(Problem("unreadable", str(row["mask"]), str(error)))
+        if found:
+            problems.extend(found)
+        else:
+            done(position)
 
-    has_mask = cases.has_mask
+    count = len(positions)
     with progress_bar(f"reading {count} images", count) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(load, range(count)):
+        for _ in pool.map(load, positions):
             advance()
     if problems:
         raise DataError(problems, str(cases.root))
-    ids = cases.table["id"].to_numpy(str)
-    return CaseArrays(images, masks, has_mask, cases.labels, ids, cases.mask_classes)
 
 
 def make_batches(
@@ -100,14 +142,16 @@ def make_batches(
 
     Args:
         arrays: decoded cases.
-        positions: which of them, int (n,).
+        positions: which of them, int (n,); one that stands there several times is seen as often in an epoch, each
+            time augmented by draws of its own.
         batch_size: the global batch.
         training: shuffle anew every epoch and repeat without end (an epoch is `steps_per_epoch` batches, all of
             them full: the last is filled up from the start of the epoch's order). Otherwise one pass in order.
         augmentation: applied to images and maps alike; only in training.
         lesion_probability: a segmenter's maps for all cases, uint8 (N, S, S), 255 = certain; the batch then has
             ``lesion`` too.
-        seed: order and augmentation of a case depend on seed, epoch and position alone.
+        seed: the order depends on seed, epoch and the list of positions; how a case is augmented, on seed, epoch, the
+            position, and how often it stood before in the list.
         first_epoch: where to go on after an interruption.
 
     Returns:
@@ -123,23 +167,32 @@ def make_batches(
         raise ValueError("`positions` must name at least one case, received none")
     if augmentation is not None and not training:
         raise ValueError("`augmentation` is for training only")
-    # Held as tensors outside the function, so that every step reads the same memory instead of a graph constant.
     store = {
-        "image": tf.constant(arrays.images),
-        "mask": tf.constant(arrays.masks),
-        "has_mask": tf.constant(arrays.has_mask),
-        "label": tf.constant(arrays.labels),
-        "id": tf.constant(arrays.ids),
+        "image": arrays.images,
+        "mask": arrays.masks,
+        "has_mask": arrays.has_mask,
+        "label": arrays.labels,
+        "id": arrays.ids,
     }
     if lesion_probability is not None:
-        store["lesion"] = tf.constant(lesion_probability)
+        store["lesion"] = lesion_probability
+    fetch = {name: _fetcher(values) for name, values in store.items()}
+    if augmentation is not None and not augmentation.changes:
+        augmentation = None
 
     def assemble(chosen, draws):
-        raw = {name: tf.gather(values, chosen) for name, values in store.items()}
-        image = to_model_input(raw["image"])
-        classes = tf.cast(raw["mask"][..., None], tf.float32)
-        lesion = to_model_input(raw["lesion"][..., None]) if "lesion" in raw else None
-        if augmentation is not None:
+        raw = {name: rows(chosen) for name, rows in fetch.items()}
+        image, classes, lesion = raw["image"], raw["mask"], raw.get("lesion")
+        if augmentation is None:
+            image = to_model_input(image)
+            lesion = None if lesion is None else to_model_input(lesion[..., None])
+        else:
+            if augmentation.background_swap:
+                inside = _is_lesion(classes, arrays.mask_classes)
+                image, *maps = swap_backgrounds(
+                    augmentation, draws, inside, image, *([] if lesion is None else [lesion])
+                )
+                lesion = maps[0] if maps else None
             image, classes, lesion = warp(augmentation, draws, image, classes, lesion)
         batch = {"image": image, **_mask_channels(classes, arrays.mask_classes)}
         batch |= {name: raw[name] for name in ("has_mask", "label", "id")}
@@ -153,18 +206,37 @@ def make_batches(
     else:
         batch_size = min(batch_size, len(positions))
         missing = -len(positions) % batch_size
-        numbers = tf.constant(positions)
+        # A case's first place in the list keeps its number however often the others are repeated.
+        slots = positions + occurrences(positions) * len(arrays)
+        most, numbers = int(slots.max()) + 1, tf.constant(slots)
 
         def epoch_order(epoch):
             order = tf.random.experimental.stateless_shuffle(numbers, seed=tf.stack([tf.cast(seed, tf.int64), epoch]))
             order = tf.concat([order, order[:missing]], 0)
-            draws = tf.random.stateless_uniform(
-                (len(arrays), DRAWS), seed=tf.stack([tf.cast(seed + 1, tf.int64), epoch])
-            )
-            return tf.data.Dataset.from_tensor_slices((order, tf.gather(draws, order))).batch(batch_size)
+            draws = tf.random.stateless_uniform((most, DRAWS), seed=tf.stack([tf.cast(seed + 1, tf.int64), epoch]))
+            chosen = (order % len(arrays), tf.gather(draws, order))
+            return tf.data.Dataset.from_tensor_slices(chosen).batch(batch_size)
 
         dataset = tf.data.Dataset.counter(first_epoch).flat_map(epoch_order)
     return dataset.map(assemble, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _fetcher(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from positions to rows, as an operation of the graph."""
+    if not isinstance(values, np.memmap):
+        # Held as a tensor outside the function, so that every step reads the same memory instead of a constant.
+        held = tf.constant(values)
+        return lambda chosen: tf.gather(held, chosen)
+
+    # As a tensor the whole file would be read into memory.
+    def rows(chosen):
+        return np.asarray(values[chosen])
+
+    def fetch(chosen):
+        taken = tf.numpy_function(rows, [chosen], tf.as_dtype(values.dtype), stateful=False)
+        return tf.ensure_shape(taken, (chosen.shape[0], *values.shape[1:]))
+
+    return fetch
 
 
 def steps_per_epoch(count: int, batch_size: int, most: int = 0) -> int:
@@ -174,13 +246,19 @@ def steps_per_epoch(count: int, batch_size: int, most: int = 0) -> int:
 
 
 def _mask_channels(classes, mask_classes):
-    """Class indices (B, S, S, 1) as the batch's ``mask`` and ``valid``."""
-    valid = tf.cast(classes < float(len(mask_classes.names)), tf.float32)
+    """Class indices, uint8 (B, S, S), as the batch's ``mask`` and ``valid``."""
+    classes = classes[..., None]
+    valid = tf.cast(classes < len(mask_classes.names), tf.float32)
     if mask_classes.channels == 1:
-        mask = tf.cast(tf.equal(classes, 1.0), tf.float32)
+        mask = tf.cast(tf.equal(classes, 1), tf.float32)
     else:
-        mask = tf.one_hot(tf.cast(classes[..., 0], tf.int32), mask_classes.channels) * valid
+        mask = tf.one_hot(classes[..., 0], mask_classes.channels) * valid
     return {"mask": mask, "valid": valid}
+
+
+def _is_lesion(classes, mask_classes: MaskClasses):
+    """Class indices, uint8, as the union of the lesion classes, bool of the same shape."""
+    return reduce(tf.logical_or, [tf.equal(classes, mask_classes.names.index(name)) for name in mask_classes.lesion])
 
 
 def lesion_of(mask, mask_classes: MaskClasses):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -10,7 +11,8 @@ import pandas as pd
 import tensorflow as tf
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.augment import Augmentation
+from tfseg.data.augment import RECIPES, Augmentation
+from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, class_weights, make_batches, steps_per_epoch
 from tfseg.data.cases import MaskClasses
 from tfseg.data.splits import Split
@@ -52,6 +54,7 @@ def train_segmenter(config: ComparisonConfig, arrays: CaseArrays, split: Split) 
             f"a segmenter needs masks: {len(training)} of the training and {len(validation)} of the validation "
             "cases have one; give `--segmenter-file` of a trained one, or only approaches that need none"
         )
+    training = balance_positions(arrays.labels, training, config.balance, config.seed)
     strategy = _prepare(config)
     mask_classes = arrays.mask_classes
     replicas = strategy.num_replicas_in_sync
@@ -138,6 +141,10 @@ def train_classifier(
         )
     if approach == "centiou" and not arrays.has_mask[training].any():
         raise ConfigError("the approach centiou needs masks: no training case has one")
+    augmentation = replace(_augmentation(config), background_swap=config.background_swap)
+    if config.background_swap and not arrays.has_mask[training].any():
+        raise ConfigError("`background_swap` needs masks: no training case has one")
+    training = balance_positions(arrays.labels, training, config.balance, config.seed)
     strategy = _prepare(config)
     weights = class_weights(arrays.labels[training], classes) if config.class_weights else None
     replicas = strategy.num_replicas_in_sync
@@ -170,7 +177,7 @@ def train_classifier(
         training,
         batch,
         training=True,
-        augmentation=_augmentation(config),
+        augmentation=augmentation,
         lesion_probability=maps,
         seed=config.seed,
     )
@@ -218,4 +225,7 @@ def _prepare(config: ComparisonConfig) -> tf.distribute.Strategy:
 
 
 def _augmentation(config: ComparisonConfig) -> Augmentation:
-    return Augmentation(config.flips, config.rotation, config.zoom, config.shift)
+    """The recipe with the configuration's own amounts; without background swap, which only classifiers take."""
+    names = ("flips", "rotation", "zoom", "shift", "shear", "brightness", "contrast", "saturation")
+    own = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return replace(RECIPES[config.augmentation], **own)

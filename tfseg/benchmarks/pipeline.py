@@ -1,0 +1,264 @@
+"""What an image costs on its way from the file to the training step, in processor time."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tfseg.benchmarks.summary import DISK, EVERYTHING, FLOOR, KERAS, KERAS_CV, MEMORY, ONE_WARP, OURS, summarise, table
+from tfseg.errors import ConfigError, RunError
+from tfseg.quiet import import_tensorflow
+from tfseg.run import environment, write_json, write_text
+
+WIDTH, HEIGHT, BATCH = 600, 450, 16
+BACKBONE = "mobilenet_v2"
+
+
+def benchmark_pipeline(
+    out: str | Path,
+    cores: Sequence[int] = (1, 2),
+    repetitions: int = 20,
+    command: str = "",
+    side: int = 224,
+    steps: int = 12,
+) -> dict:
+    """Measure every way of delivering an image–mask pair, in turn, and write ``benchmark.json`` and ``table.md``.
+
+    Costs are processor time of all threads, so that other programs on the machine don't count; each number of cores
+    is measured in a process of its own that is bound to so many.
+
+    Args:
+        out: folder for the results; new, empty, or of an earlier benchmark.
+        cores: numbers of cores to measure on.
+        repetitions: of each measurement, interleaved with the others.
+        command: recorded with the results.
+        side: of the delivered images, in pixels.
+        steps: training steps to watch.
+
+    Returns:
+        What ``benchmark.json`` holds.
+
+    Raises:
+        ConfigError: `cores` or `repetitions` is out of range.
+        RunError: `out` holds something else.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if not cores or min(cores) < 1 or max(cores) > available or len(set(cores)) < len(cores):
+        raise ConfigError(f"`cores` must be different numbers from 1 to {available}, received {list(cores)}")
+    if repetitions < 2 or steps < 1:
+        raise ConfigError(f"`repetitions` must be at least 2 and `steps` 1, received {repetitions} and {steps}")
+    import_tensorflow()
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and ((out / "benchmark.json").exists() or not any(out.iterdir()))):
+        raise RunError(f"`--out` {out} is not empty and holds no benchmark.json: give a new or an empty folder")
+    results, context = [], multiprocessing.get_context("spawn")
+    for number in cores:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            results.append(pool.submit(measure, number, repetitions, side, steps).result())
+    record = {
+        "command": command,
+        "settings": {"image": [WIDTH, HEIGHT], "side": side, "batch": BATCH, "repetitions": repetitions},
+        "environment": environment(0, "synthetic lesions"),
+        "cores": [summarise(cores_result) for cores_result in results],
+    }
+    write_json(out / "benchmark.json", record)
+    write_text(out / "table.md", table(record))
+    return record
+
+
+def measure(cores: int, repetitions: int, side: int, steps: int) -> dict:
+    """All measurements on so many cores; changes the process, and is meant for one of its own.
+
+    Returns:
+        ``cores``; ``values``: milliseconds of processor time per image of every repetition, by name; ``missing``: why
+        a name isn't among them; ``training``: see `_watch_training`.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    import_tensorflow()
+    import tempfile
+
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+    with tempfile.TemporaryDirectory() as folder:
+        ways, missing, arrays = _ways(Path(folder), side, cores)
+        values: dict[str, list[float]] = {name: [] for name in ways}
+        for _, work in ways.values():
+            work()
+        for _ in range(repetitions):
+            for name, (images, work) in ways.items():
+                started = _settled()
+                work()
+                values[name].append((_settled() - started) / images * 1e3)
+        training = _watch_training(arrays, steps)
+    return {"cores": cores, "values": values, "missing": missing, "training": training}
+
+
+def _settled() -> float:
+    """The processor time of this process, once the threads that read ahead have nothing left to do."""
+    last, quiet = time.process_time(), 0
+    while quiet < 3:
+        time.sleep(0.01)
+        now = time.process_time()
+        quiet = quiet + 1 if now - last < 5e-4 else 0
+        last = now
+    return last
+
+
+def _ways(folder: Path, side: int, cores: int) -> tuple[dict, dict, object]:
+    """By name: how many images a piece of work delivers, and the work; why others are missing; the cases."""
+    import tensorflow as tf
+
+    from tfseg.data.augment import RECIPES
+    from tfseg.data.batches import load_arrays, make_batches
+    from tfseg.data.decode import decode_image, resize_image, resize_mask
+    from tfseg.data.ingest import image_bytes, read_mask
+
+    cases = _write_cases(folder / "data")
+    arrays = load_arrays(cases, side, cache_dir=folder / "cache")
+    mapped = load_arrays(cases, side, cache_dir=folder / "cache", memory_bytes=0)
+    positions = np.arange(len(cases))
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = cores
+
+    def decode():
+        for row in cases.table.itertuples():
+            resize_image(decode_image(image_bytes(row.image)), side)
+            resize_mask(read_mask(row.mask, cases.mask_classes), side)
+
+    def delivered(dataset, batches=2):
+        iterator = iter(dataset.with_options(options))
+        return batches * BATCH, lambda: [next(iterator) for _ in range(batches)]
+
+    def ours(held, augmentation=None):
+        return delivered(make_batches(held, positions, BATCH, training=True, augmentation=augmentation))
+
+    free = RECIPES["free"]
+    ways = {
+        FLOOR: (len(cases), decode),
+        MEMORY: ours(arrays),
+        DISK: ours(mapped),
+        OURS: ours(arrays, free),
+        EVERYTHING: ours(arrays, replace(free, brightness=0.2, contrast=0.2, saturation=0.2, background_swap=0.5)),
+    }
+    missing, plain = {}, make_batches(arrays, positions, BATCH, training=True)
+    for name, make in ((ONE_WARP, _one_warp), (KERAS_CV, _keras_cv), (KERAS, _keras)):
+        try:
+            ways[name] = delivered(plain.map(make(free)))
+        except ImportError as error:
+            missing[name] = f"not installed: {error.name}"
+    return ways, missing, arrays
+
+
+def _write_cases(folder: Path):
+    """One batch of synthetic lesions as photographs of 600×450 pixels."""
+    import pandas as pd
+    from PIL import Image
+
+    from tfseg.data.cases import Cases
+    from tfseg.data.phantom import PhantomConfig, draw_phantoms
+
+    folder.mkdir(parents=True)
+    rows, top = [], (WIDTH - HEIGHT) // 2
+    for number, phantom in enumerate(draw_phantoms(PhantomConfig(images=BATCH, size=150))):
+        entry = {"id": str(number), "label": phantom.label, "group": str(number)}
+        for kind, pixels, suffix in (("image", phantom.image, "jpg"), ("mask", phantom.mask * np.uint8(255), "png")):
+            method = Image.Resampling.BICUBIC if kind == "image" else Image.Resampling.NEAREST
+            picture = Image.fromarray(pixels).resize((WIDTH, WIDTH), method)
+            picture = picture.crop((0, top, WIDTH, top + HEIGHT))
+            entry[kind] = str(folder / f"{kind}{number}.{suffix}")
+            picture.save(entry[kind], quality=90)
+        rows.append(entry)
+    return Cases(pd.DataFrame(rows), folder, name="synthetic lesions")
+
+
+def _one_warp(augmentation) -> Callable:
+    """The same transform by the operation that TensorFlow has for it, once for images and once for masks."""
+    import tensorflow as tf
+
+    from tfseg.data.augment import DRAWS, transforms
+
+    def change(batch):
+        image, mask = batch["image"], batch["mask"]
+        side = image.shape[1]
+        matrices = transforms(augmentation, tf.random.uniform((tf.shape(image)[0], DRAWS)), side, side)
+        moved = [
+            tf.raw_ops.ImageProjectiveTransformV3(
+                images=values, transforms=matrices, output_shape=[side, side], fill_value=0.0,
+                interpolation=interpolation, fill_mode=augmentation.fill.upper(),
+            )
+            for values, interpolation in ((image, "BILINEAR"), (mask, "NEAREST"))
+        ]  # fmt: skip
+        return batch | {"image": moved[0], "mask": moved[1]}
+
+    return change
+
+
+def _keras(augmentation) -> Callable:
+    from keras import layers
+
+    return _one_by_one(layers, augmentation, {})
+
+
+def _keras_cv(augmentation) -> Callable:
+    # No longer developed; not every installation has it.
+    from keras_cv import layers
+
+    return _one_by_one(layers, augmentation, {"segmentation_classes": 2})
+
+
+def _one_by_one(layers, augmentation, rotation: dict) -> Callable:
+    import tensorflow as tf
+
+    options = {"fill_mode": augmentation.fill}
+    chain = [
+        layers.RandomFlip("horizontal_and_vertical"),
+        layers.RandomZoom((-augmentation.zoom, augmentation.zoom), **options),
+        layers.RandomTranslation(augmentation.shift, augmentation.shift, **options),
+        layers.RandomRotation(augmentation.rotation / 360.0, **options, **rotation),
+    ]
+
+    def change(batch):
+        pair = {"images": batch["image"], "segmentation_masks": batch["mask"]}
+        for layer in chain:
+            pair = layer(pair, training=True)
+        return batch | {"image": pair["images"], "mask": tf.cast(pair["segmentation_masks"], tf.float32)}
+
+    return change
+
+
+def _watch_training(arrays, steps: int) -> dict:
+    """How long the steps of a MobileNetV2 training take, and how long each waits for its batch, in milliseconds."""
+    import keras
+
+    from tfseg.data.augment import RECIPES
+    from tfseg.data.batches import make_batches
+    from tfseg.models.backbones import build_backbone
+    from tfseg.models.classifier import build_classifier
+
+    side = arrays.images.shape[1]
+    model = build_classifier(build_backbone(BACKBONE, (side, side, 3), None), 3).logits_model()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    batches = make_batches(arrays, np.arange(len(arrays)), BATCH, training=True, augmentation=RECIPES["free"])
+    iterator, waited, worked = iter(batches), [], []
+    for _ in range(steps + 2):
+        started = time.perf_counter()
+        batch = next(iterator)
+        received = time.perf_counter()
+        model.train_on_batch({"image": batch["image"]}, batch["label"])
+        waited.append((received - started) * 1e3)
+        worked.append((time.perf_counter() - received) * 1e3)
+    # The first steps compile.
+    return {"waited": waited[2:], "worked": worked[2:]}
