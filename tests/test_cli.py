@@ -224,6 +224,11 @@ class TestArguments:
             "cache": "disk",
             "cache_dir": "elsewhere",
             "epoch_images": 17,
+            "split_file": "parts.json",
+            "val_fraction": 0.25,
+            "subgroups": ("age", "sex"),
+            "external": ("other",),
+            "class_map": "names.json",
             "seed": 18,
             "distribution": "mirrored",
             "precision": "mixed_bfloat16",
@@ -231,7 +236,9 @@ class TestArguments:
         }
         defaults = ComparisonConfig(data="d")
         left_out = {entry.name for entry in fields(ComparisonConfig)} - changed.keys()
-        assert left_out == {"data", "segmenter"}, "an option is not tested (segmenter has one choice only)"
+        assert left_out == {"data", "segmenter", "test_per_class"}, (
+            "an option is not tested (segmenter has one choice only, and a number per class goes without a file)"
+        )
         words = ["train", "my_data", "--out", "runs/x"]
         for name, value in changed.items():
             assert value != getattr(defaults, name)
@@ -253,11 +260,19 @@ class TestArguments:
 
     def test_evaluate(self, received):
         words = ["m.keras", "d", "--out", "o", "--target", "t", "--row", "plain", "--part", "test", "--allow", "a", "b"]
+        words += ["--class-map", "names.json", "--subgroups", "age"]
         assert call("evaluate", *words) == 0
         values, options = received.pop()
         assert values == ("m.keras", "d", "o")
         del options["command"]
-        assert options == {"target": "t", "row": "plain", "part": "test", "allow": ("a", "b")}
+        assert options == {
+            "target": "t",
+            "row": "plain",
+            "part": "test",
+            "allow": ("a", "b"),
+            "class_map": "names.json",
+            "subgroups": ("age",),
+        }
 
     def test_predict(self, received, capsys):
         assert call("predict", "m.keras", "a.jpg", "folder", "--out", "o", "--batch-size", "3", "--no-overlays") == 0

@@ -70,14 +70,13 @@ def evaluate_model(
         UserError: for whatever else the user has to mend.
     """
     started = time.monotonic()
-    cases = _part_of(load_cases(data, target), part)
-    if Path(model, "config.json").exists() and Path(model, "metrics.json").exists():
-        trained_on = trained_on or _trained_on(Run(model), cases, say)
-        row, path = trained_model(Run(model), row)
-    else:
-        row, path = row or "model", Path(model)
+    is_run = Path(model, "config.json").exists() and Path(model, "metrics.json").exists()
+    row, path = trained_model(Run(model), row) if is_run else (row or "model", Path(model))
     predictor = load_predictor(path)
     info = predictor.info
+    cases = _part_of(load_cases(data, target), part)
+    if is_run and trained_on is None:
+        trained_on = _trained_on(Run(model), cases, say)
     if class_map:
         cases = _mapped(cases, class_map, say)
     if info.classes:
