@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
-import time
 import types
 from dataclasses import fields
 
@@ -47,11 +47,13 @@ class TestStart:
 
     @pytest.mark.parametrize("words", [["-c", "import tfseg"], ["-m", "tfseg", "--help"]], ids=["import", "help"])
     def test_under_half_a_second(self, words):
+        # Processor time: what the command needs, however busy the machine is.
         seconds = []
-        while len(seconds) < 5 and min(seconds, default=1) > 0.5:
-            started = time.perf_counter()
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, *words], check=True, capture_output=True)
-            seconds.append(time.perf_counter() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert min(seconds) < 0.5
 
     def test_as_a_module(self):
