@@ -226,7 +226,6 @@ class TestArguments:
             "cache": "disk",
             "cache_dir": "elsewhere",
             "epoch_images": 17,
-            "split_file": "parts.json",
             "val_fraction": 0.25,
             "subgroups": ("age", "sex"),
             "external": ("other",),
@@ -238,8 +237,8 @@ class TestArguments:
         }
         defaults = ComparisonConfig(data="d")
         left_out = {entry.name for entry in fields(ComparisonConfig)} - changed.keys()
-        assert left_out == {"data", "segmenter", "test_per_class"}, (
-            "an option is not tested (segmenter has one choice only, and a number per class goes without a file)"
+        assert left_out == {"data", "segmenter", "test_per_class", "split_file"}, (
+            "an option is not tested (segmenter has one choice only, and only one option can divide the cases)"
         )
         words = ["train", "my_data", "--out", "runs/x"]
         for name, value in changed.items():

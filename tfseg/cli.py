@@ -82,7 +82,7 @@ class Audit:
         try:
             cases = load_cases(self.data, self.target)
         except DataError as error:
-            if any(problem.kind in ("no_folder", "no_table") for problem in error.problems):
+            if any(problem.kind in ("no_folder", "no_table", "target") for problem in error.problems):
                 raise
             # The table alone is enough to see that something is wrong; a DataError's own text is shortened.
             lines = [f"  {problem}" for problem in error.problems]
@@ -135,12 +135,12 @@ class Evaluate:
     """A folder in the plain layout, or NAME:PATH."""
     out: str
     """New folder for the results."""
-    target: str = "label"
-    """The column that holds the model's classes."""
+    target: str | None = None
+    """The column that holds the model's classes; default: the run's own, else label."""
     row: str | None = None
     """Which row of a run; default: the best on validation."""
     part: Literal["all", "train", "val", "test"] = "all"
-    """Only cases of this part of the data's `split` column."""
+    """Only cases of this part: the run's own on its own data, else by the data's `split` column."""
     class_map: str | None = None
     """JSON file {"their class": "our class" or null}; null leaves a class out."""
     subgroups: tuple[str, ...] = ()

@@ -130,8 +130,8 @@ class ComparisonConfig:
     """Folder of the disk cache."""
     seed: int = 0
     """Initial weights, order and augmentation."""
-    distribution: Literal["one", "mirrored", "multiworker"] = "one"
-    """One device, all devices of this machine, or the workers of TF_CONFIG. Batch sizes are global."""
+    distribution: Literal["one", "mirrored"] = "one"
+    """One device, or all devices of this machine. Batch sizes are global."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     deterministic: bool = False
     """Same weights from the same seed, bit by bit; slower."""
@@ -155,8 +155,8 @@ class ComparisonConfig:
                 raise ConfigError(f"`{name}` must lie in [0, {upper:g}], received {value}")
         if not 0.0 < self.val_fraction < 1.0:
             raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {self.val_fraction}")
-        if self.test_per_class and (self.folds > 1 or self.split_file):
-            raise ConfigError("`test_per_class` goes without `folds` and `split_file`")
+        if sum((self.folds > 1, bool(self.split_file), bool(self.test_per_class))) > 1:
+            raise ConfigError("only one of `folds`, `test_per_class` and `split_file` can divide the cases")
         if self.class_map and not self.external:
             raise ConfigError("`class_map` is for `external` datasets, and there are none")
         if not self.approaches or len(set(self.approaches)) != len(self.approaches):
@@ -245,8 +245,7 @@ QUICKSTART_PRESETS = {
         segmenter_learning_rate=1e-4,
         freeze_first=0,
         epoch_images=0,
-        rotation=45.0,
-        shift=0.1,
+        augmentation="oral",
         epochs=700,
         batch_size=32,
         patience=20,

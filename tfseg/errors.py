@@ -59,6 +59,6 @@ class DataError(UserError):
         self.problems = list(problems)
         shown = [f"  {problem}" for problem in self.problems[:20]]
         if len(self.problems) > 20:
-            shown.append(f"  … and {len(self.problems) - 20} more (`tfseg audit` lists them all)")
+            shown.append(f"  … and {len(self.problems) - 20} more (`tfseg audit DATA --out DIR` lists them all)")
         count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
         super().__init__("\n".join([f"{count} in {where or 'the data'}:", *shown]))

@@ -18,7 +18,7 @@ from tfseg.data.cases import MaskClasses  # noqa: E402
 from tfseg.data.phantom import PhantomConfig, draw_phantoms  # noqa: E402
 from tfseg.evaluation.canvas import new_figure, write_png  # noqa: E402
 
-COLUMNS, SIDE = 7, 112
+COLUMNS, SIDE = 6, 112
 ROWS = {
     **RECIPES,
     "colours of 0.3": replace(RECIPES["none"], brightness=0.3, contrast=0.3, saturation=0.3),

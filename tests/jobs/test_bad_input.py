@@ -139,7 +139,7 @@ class TestData:
         assert command("train", copied, *QUICK, "--out", out)[0] == 130
 
 
-def _stop(*arguments):
+def _stop(*arguments, **options):
     raise KeyboardInterrupt
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -518,3 +519,30 @@ class TestBinding:
         run = run_comparison(config, tmp_path / "run", say=lambda line: None)
         (row,) = (row for row in read_json(run.path("metrics.json"))["rows"] if row["name"] == "plain")
         assert [sum(counts) for counts in row["confusion"]] == [4, 4]
+
+    def test_mistakes_about_what_comes_last_are_found_first(self, phantoms, tiny, tmp_path, monkeypatch):
+        """Nothing is trained, and the folder takes the corrected command."""
+        monkeypatch.setattr(comparison, "run_fold", lambda *values: pytest.fail("it trained"))
+        for wrong, message in (
+            ({"subgroups": ("agee",)}, "no column agee"),
+            ({"external": (str(tmp_path / "nowhere"),)}, "does not exist"),
+            ({"allow": ("truncated",)}, "such files can't be trained on"),
+            ({"external": (str(phantoms), str(phantoms))}, "different names"),
+        ):
+            with pytest.raises((ConfigError, DataError), match=message):
+                run_comparison(tiny(phantoms, **wrong), tmp_path / "run", say=lambda line: None)
+            assert not (tmp_path / "run").exists()
+
+    def test_a_given_segmenter_with_folds_and_no_masks_at_all(
+        self, finished, copied, tiny, tmp_path, rows_of, write_rows
+    ):
+        write_rows(copied / "labels.csv", [row | {"mask": ""} for row in rows_of(copied / "labels.csv")])
+        segmenter = str(finished[0].path("models", "segmenter.keras"))
+        config = tiny(copied, approaches=("hard_mask",), epochs=1, folds=2, segmenter_file=segmenter, cache="disk")
+        run = run_comparison(
+            replace(config, cache_dir=str(tmp_path / "cache")), tmp_path / "run", say=lambda line: None
+        )
+        (row,) = read_json(run.path("metrics.json"))["rows"]
+        assert row["name"] == "hard_mask" and sum(map(sum, row["confusion"])) == 36
+        assert any((tmp_path / "cache").rglob("*.npy")), "the decoded images are kept on the disk"
+        assert run.path("models", "segmenter.keras").exists()

@@ -112,9 +112,15 @@ class TestParts:
         assert dice == pytest.approx(stored["segmenter"]["dice"]["mean"], abs=2e-3)
 
     def test_a_part_that_is_not_there(self, finished, phantoms, tmp_path):
+        model = finished[0].path("models", "plain", "model.keras")
         with pytest.raises(UserError, match="no cases whose `split` is test"):
-            evaluate_model(finished[0].folder, phantoms, tmp_path / "out", part="test", say=quiet)
+            evaluate_model(model, phantoms, tmp_path / "out", part="test", say=quiet)
         assert not (tmp_path / "out").exists()
+
+    def test_a_run_knows_its_own_parts(self, finished, phantoms, tmp_path):
+        run = finished[0]
+        evaluated = evaluate_model(run.folder, phantoms, tmp_path / "out", row="plain", part="test", say=quiet)
+        assert set(predictions(evaluated).index) == set(read_json(run.path("splits.json"))[0]["test"])
 
 
 class TestData:

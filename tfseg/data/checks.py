@@ -32,6 +32,7 @@ ERRORS = {
     "duplicate_across_parts": "copies of one image stand in different parts",
     "group_across_parts": "one patient or lesion stands in different parts",
 }
+UNREADABLE = ("missing_file", "unreadable", "truncated", "decompression_bomb", "mask_values")
 WARNINGS = {
     "exif_rotation": "turned by EXIF; handled",
     "transcoded": "TensorFlow can't decode the file as it is; handled",

@@ -32,7 +32,7 @@ def write_metrics(
     rows: Sequence[Mapping],
     extra: Mapping | None = None,
 ) -> Path:
-    """Write ``metrics.json``, which also marks the run as finished.
+    """Write ``metrics.json``.
 
     Args:
         run_folder: the run's folder.

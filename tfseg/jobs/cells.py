@@ -39,7 +39,7 @@ def run_fold(
         def segment():
             if config.segmenter_file:
                 graph, history = (
-                    load_segmenter(config.segmenter_file, arrays),
+                    load_segmenter(config.segmenter_file, arrays, config.resize),
                     pd.DataFrame({"epoch": [], "seconds": []}),
                 )
             else:
@@ -50,8 +50,7 @@ def run_fold(
         run.cell(f"{SEGMENTER_ROW}-fold{fold}", segment)
         if any(not run.path("cells", f"{name}-fold{fold}.json").exists() for name in config.approaches):
             graph = keras.saving.load_model(path, compile=False)
-            masks = predict_masks(graph, arrays, np.arange(len(arrays)))
-            maps = np.round(255.0 * lesion_maps(masks, arrays.mask_classes)).astype(np.uint8)
+            maps = _all_lesion_maps(graph, arrays)
 
     for approach in config.approaches:
 
@@ -69,6 +68,15 @@ def run_fold(
             return _classifier_cell(run, config, cases, arrays, split, approach, model, history, fold)
 
         run.cell(f"{approach}-fold{fold}", classify)
+
+
+def _all_lesion_maps(graph: keras.Model, arrays: CaseArrays, chunk: int = 256) -> np.ndarray:
+    """The lesion's probability of every case, uint8 (N, S, S); float32 masks of all cases at once would be large."""
+    maps = np.empty(arrays.masks.shape, np.uint8)
+    for start in range(0, len(arrays), chunk):
+        positions = np.arange(start, min(start + chunk, len(arrays)))
+        maps[positions] = np.round(255.0 * lesion_maps(predict_masks(graph, arrays, positions), arrays.mask_classes))
+    return maps
 
 
 def row_model(run: Run, row: str) -> Path:
@@ -169,7 +177,7 @@ def _model_facts(model: keras.Model, arrays: CaseArrays) -> dict:
     image, times = to_model_input(arrays.images[:1]), []
     for _ in range(23):
         started = time.perf_counter()
-        call(image)
+        keras.tree.map_structure(lambda value: value.numpy(), call(image))
         times.append(time.perf_counter() - started)
     return {"parameters": model.count_params(), "latency_ms": 1000 * float(np.median(times[3:]))}
 

@@ -37,7 +37,7 @@ def evaluate_model(
     data: str | Path,
     out: str | Path,
     *,
-    target: str = "label",
+    target: str | None = None,
     row: str | None = None,
     part: str = "all",
     allow: Sequence[str] = (),
@@ -53,9 +53,10 @@ def evaluate_model(
         model: a run folder, a ``.keras`` file, a SavedModel folder or a ``.tflite`` file.
         data: a folder in the plain layout, or ``NAME:PATH``.
         out: a new folder, or that of the same evaluation, which is written again.
-        target: the column that holds the model's classes.
+        target: the column that holds the model's classes; None for the run's own, else ``label``.
         row: which row of a run; None for the best on validation.
-        part: ``"all"``, or only ``"train"``, ``"val"`` or ``"test"`` of the data's ``split`` column.
+        part: ``"all"``, or only ``"train"``, ``"val"`` or ``"test"``: of the run's own parts where the data is what it
+            was trained on, else of the data's ``split`` column.
         allow: kinds of data errors to go on with.
         class_map: JSON file ``{"their class": "our class" or null}``; null leaves a class's cases out, and what it
             doesn't name keeps its name.
@@ -74,11 +75,20 @@ def evaluate_model(
     row, path = trained_model(Run(model), row) if is_run else (row or "model", Path(model))
     predictor = load_predictor(path)
     info = predictor.info
-    cases = _part_of(load_cases(data, target), part)
-    if is_run and trained_on is None:
-        trained_on = _trained_on(Run(model), cases, say)
+    target = target or (Run(model).config["target"] if is_run else "label")
+    cases = load_cases(data, target)
+    own = is_run and _is_own(Run(model), cases)
+    if own and part == "all":
+        say(f"warning: {cases.name} is what {model} was trained on: training cases are scored too (see `--part`)")
+    cases = _part_of(cases, part, Run(model).path("splits.json") if own else None)
+    if is_run and not own and trained_on is None:
+        trained_on = _trained_on(Run(model), say)
     if class_map:
-        cases = _mapped(cases, class_map, say)
+        labelled_before = cases.table["label"].notna().sum()
+        cases = mapped_cases(cases, class_map)
+        left_out = labelled_before - cases.table["label"].notna().sum()
+        if left_out:
+            say(f"{left_out} cases of classes that map to null are not scored")
     if info.classes:
         _check_classes(cases, info.classes)
     with progress_bar(f"checking {len(cases)} cases", len(cases)) as advance:
@@ -133,8 +143,14 @@ def evaluate_model(
     return run
 
 
-def _trained_on(run: Run, cases: Cases, say) -> Cases | None:
-    """The training and validation cases of a run, or None where the data is the same, or isn't there any more.
+def _is_own(run: Run, cases: Cases) -> bool:
+    """Whether the cases are those that the run was trained on."""
+    data = os.path.expandvars(run.config["data"])
+    return Path(data).exists() and Path(data).resolve() == cases.root.resolve()
+
+
+def _trained_on(run: Run, say) -> Cases | None:
+    """The training and validation cases of a run, or None where its data isn't there any more.
 
     Of a cross-validated run all cases count: each was trained on in some fold.
     """
@@ -143,9 +159,6 @@ def _trained_on(run: Run, cases: Cases, say) -> Cases | None:
         trained = load_cases(os.path.expandvars(config["data"]), config["target"])
     except UserError:
         say(f"warning: the data of {run.folder} isn't there: images that both datasets share can't be left out")
-        return None
-    if trained.root.resolve() == cases.root.resolve():
-        say(f"warning: {cases.name} is what {run.folder} was trained on: training cases are scored too")
         return None
     splits = read_split(run.path("splits.json"), trained)
     if len(splits) > 1:
@@ -165,8 +178,16 @@ def _without_shared(cases: Cases, trained_on: Cases, say) -> Cases:
     return cases.subset(np.setdiff1d(np.arange(len(cases)), shared))
 
 
-def _mapped(cases: Cases, path: str | Path, say) -> Cases:
-    """Labels under the model's names; cases whose class maps to null keep no label and aren't scored."""
+def mapped_cases(cases: Cases, path: str | Path) -> Cases:
+    """The cases with labels under other names; those whose class maps to null keep no label.
+
+    Args:
+        cases: to rename.
+        path: JSON file ``{"their class": "our class" or null}``; a class that it doesn't name keeps its name.
+
+    Raises:
+        UserError: the file is no such object, or names classes that the cases don't have.
+    """
     names = read_json(path)
     if not isinstance(names, dict) or not all(isinstance(value, str | None) for value in names.values()):
         raise UserError(f'{path} must hold a JSON object {{"their class": "our class" or null}}')
@@ -174,15 +195,17 @@ def _mapped(cases: Cases, path: str | Path, say) -> Cases:
     if unknown:
         raise UserError(f"{path} names classes that {cases.name} doesn't have: {', '.join(unknown)}")
     labels = [names.get(label, label) if isinstance(label, str) else None for label in cases.table["label"]]
-    left_out = sum(1 for old, new in zip(cases.table["label"], labels, strict=True) if old is not None and new is None)
-    if left_out:
-        say(f"{left_out} cases of classes that map to null are not scored")
     return replace(cases, table=cases.table.assign(label=labels), classes=())
 
 
-def _part_of(cases: Cases, part: str) -> Cases:
+def _part_of(cases: Cases, part: str, split_file: Path | None) -> Cases:
     if part == "all":
         return cases
+    if split_file is not None:
+        splits = read_split(split_file, cases)
+        if len(splits) > 1:
+            raise UserError(f"{split_file} has {len(splits)} folds: a part can be scored of a single split only")
+        return cases.subset(splits[0].parts[part])
     parts = official_parts(cases)
     chosen = np.flatnonzero(parts == part) if parts is not None else []
     if not len(chosen):
@@ -239,7 +262,7 @@ def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
     labels = cases.table["label"]
     table = predictions_table(
         arrays.ids.tolist(),
-        [recorded_path(path) for path in cases.table["image"]],
+        [Path(path).relative_to(cases.root).as_posix() for path in cases.table["image"]],
         labels.tolist(),
         outputs["probabilities"],
         classes,

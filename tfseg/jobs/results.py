@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig, to_plain
+from tfseg.config import ComparisonConfig
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.scores import TestScores, summarise_row
 from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.jobs.cells import SEGMENTER_ROW, fold_model, read_arrays, row_model, write_csv
+from tfseg.jobs.preparation import recorded_config
 from tfseg.run import Run, read_json, recorded_path, written_whole
 
 
@@ -58,6 +59,10 @@ def tabulate(
             for key, value in cell["extra"].items():
                 extra.setdefault(key, []).append(value)
             histories.append(pd.read_csv(run.path("history", f"{name}-fold{fold}.csv")).assign(row=name, fold=fold))
+        if folds_count > 1:
+            _promote(run, name, folds_count)
+        if not any(len(positions) for positions in tested):
+            continue  # no test case has a mask to score the segmenter on
         classes = () if name == SEGMENTER_ROW else cases.classes
         if predictions:
             _write_predictions(run, name, cases, predictions)
@@ -67,8 +72,6 @@ def tabulate(
             attributes = cases.table.iloc[np.concatenate(tested)]
             row["subgroups"] = subgroup_scores(attributes, TestScores.joined(folds), classes, config.subgroups)
         rows.append(row)
-        if folds_count > 1:
-            _promote(run, name, folds_count)
     write_csv(run.path("history.csv"), pd.concat(histories)[["row", "fold", *_columns(histories)]])
     return rows
 
@@ -78,7 +81,7 @@ def _columns(histories: list[pd.DataFrame]) -> list[str]:
 
 
 def _row_settings(config: ComparisonConfig, name: str) -> dict:
-    own = {key: value for key, value in to_plain(config).items() if key.startswith("segmenter")}
+    own = {key: value for key, value in recorded_config(config).items() if key.startswith("segmenter")}
     if name == SEGMENTER_ROW:
         return own
     keys = ("backbone", "weights", "freeze_first", "epochs", "batch_size", "learning_rate", "patience")
@@ -92,7 +95,7 @@ def _row_settings(config: ComparisonConfig, name: str) -> dict:
 def _write_predictions(run: Run, name: str, cases: Cases, predictions) -> None:
     positions = np.concatenate([where for where, _ in predictions])
     chosen = cases.table.iloc[positions]
-    images = [str(Path(path).relative_to(cases.root)) for path in chosen["image"]]
+    images = [Path(path).relative_to(cases.root).as_posix() for path in chosen["image"]]
     table = predictions_table(
         chosen["id"].tolist(),
         images,
@@ -109,7 +112,10 @@ def _promote(run: Run, name: str, folds: int) -> None:
     def score(fold):
         cell = read_json(run.path("cells", f"{name}-fold{fold}.json"))
         history = pd.read_csv(run.path("history", f"{name}-fold{fold}.csv"))
-        return cell["validation"]["balanced_accuracy"] if "validation" in cell else history.get("val_iou", [0.0]).max()
+        if "validation" in cell:
+            return cell["validation"]["balanced_accuracy"]
+        # A segmenter that was given has no history.
+        return history["val_iou"].max() if "val_iou" in history else 0.0
 
     best = max(range(folds), key=score)
     with written_whole(row_model(run, name)) as temporary:

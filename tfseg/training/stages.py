@@ -194,8 +194,13 @@ def train_classifier(
     return classifier, history
 
 
-def load_segmenter(path: str | Path, arrays: CaseArrays) -> keras.Model:
+def load_segmenter(path: str | Path, arrays: CaseArrays, resize: str = "stretch") -> keras.Model:
     """Load a trained segmentation graph.
+
+    Args:
+        path: a ``.keras`` inference graph with a mask.
+        arrays: the cases that it shall be used on.
+        resize: how they were brought to the model's size.
 
     Raises:
         UserError: the file is missing, is no segmenter, or doesn't fit the data's size or mask classes.
@@ -213,6 +218,11 @@ def load_segmenter(path: str | Path, arrays: CaseArrays) -> keras.Model:
         raise UserError(
             f"{path} has outputs {list(info.outputs)} at {info.image_size} pixels; expected a mask at "
             f"{arrays.images.shape[1]}"
+        )
+    if info.mask_classes != arrays.mask_classes or info.resize != resize:
+        raise UserError(
+            f"{path} knows the mask classes {list(info.mask_classes.names)} and resize={info.resize!r}; the data has "
+            f"{list(arrays.mask_classes.names)}, and resize={resize!r} is asked (`dataset.json` names the classes)"
         )
     return keras.Model(graph.input, {"mask": graph.output["mask"]}, name="segmentation")
 

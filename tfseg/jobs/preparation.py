@@ -1,0 +1,154 @@
+"""What is settled before anything is trained: parts, audit, records, and whether the settings can work at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tfseg.config import ComparisonConfig, to_plain
+from tfseg.data.audit import Audit, audit_cases
+from tfseg.data.cases import Cases
+from tfseg.data.checks import UNREADABLE, check
+from tfseg.data.sources import load_cases
+from tfseg.data.splits import Split, read_split, split_cases
+from tfseg.errors import ConfigError, DataError, RunError
+from tfseg.evaluation.subgroups import subgroup_of
+from tfseg.jobs.evaluate import mapped_cases
+from tfseg.layers.masking import MASK_LAYERS
+from tfseg.models.backbones import build_backbone, freeze_first
+from tfseg.progress import progress_bar
+from tfseg.run import Run, environment, read_json, recorded_path, write_json
+
+PATHS = ("data", "weights", "segmenter_file", "split_file", "class_map", "cache_dir")
+
+
+def recorded_config(config: ComparisonConfig) -> dict:
+    """The configuration as records keep it: paths relative to ``$TFSEG_DATA`` where they lie inside it."""
+    paths = {name: recorded_path(getattr(config, name)) for name in PATHS if getattr(config, name)}
+    external = tuple(recorded_path(data) for data in config.external)
+    return to_plain(replace(config, **paths, external=external))
+
+
+def prepared(run: Run, config: ComparisonConfig, cases: Cases) -> tuple[list[Split], Audit]:
+    """The parts and the audit of a comparison that can be trained.
+
+    Args:
+        run: an interrupted run keeps its parts.
+        config, cases: of the comparison.
+
+    Raises:
+        UserError: names the setting, the file or the cases that must be mended first.
+    """
+    _check_settings(config, cases)
+    stored = run.path("splits.json")
+    try:
+        splits = read_split(stored, cases) if stored.exists() else _split(cases, config)
+    except DataError:
+        # What is wrong with the cases themselves says more than that they can't be divided.
+        check(cases, config.allow)
+        raise
+    with progress_bar(f"auditing {len(cases)} cases", len(cases)) as advance:
+        audit = audit_cases(cases, splits, config.allow, advance, classification=True)
+    if not audit.ok:
+        raise DataError(audit.errors, cases.name)
+    return splits, audit
+
+
+def record_environment(run: Run, config: ComparisonConfig, cases: Cases) -> None:
+    """Write ``environment.json``; when a run is gone on with elsewhere, that is added under ``resumed``.
+
+    Raises:
+        RunError: the data has changed since the run was begun.
+    """
+    path, now = run.path("environment.json"), environment(config.seed, cases.fingerprint())
+    if not path.exists():
+        write_json(path, now)
+        return
+    first = read_json(path)
+    if first["data_fingerprint"] != now["data_fingerprint"]:
+        raise RunError(f"{cases.name} has changed since {run.folder} was begun; give another `--out`")
+    seen = [first, *first.get("resumed", [])]
+    if all(any(before.get(key) != now[key] for key in now) for before in seen):
+        write_json(path, {**first, "resumed": [*first.get("resumed", []), now]})
+
+
+def describe(cases: Cases, splits: list[Split], audit: Audit) -> dict:
+    """Counts for the report: class × part of the first split, masks, warnings."""
+    parts = splits[0].parts
+    labels = cases.table["label"].to_numpy(object)
+    return {
+        "name": cases.name,
+        "target": cases.target,
+        "cases": len(cases),
+        "masks": int(cases.has_mask.sum()),
+        "groups": len(set(cases.groups)),
+        "folds": len(splits),
+        "classes": {
+            name: {part: int((labels[where] == name).sum()) for part, where in parts.items()} for name in cases.classes
+        },
+        "warnings": [str(warning) for warning in audit.warnings],
+    }
+
+
+def _split(cases: Cases, config: ComparisonConfig) -> list[Split]:
+    if config.split_file:
+        return read_split(config.split_file, cases)
+    return split_cases(
+        cases,
+        seed=config.split_seed,
+        folds=config.folds if config.folds > 1 else None,
+        val_fraction=config.val_fraction,
+        test_per_class=config.test_per_class or None,
+    )
+
+
+def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
+    """Stop at what would only be found out after hours of training."""
+    hopeless = [kind for kind in config.allow if kind in UNREADABLE]
+    if hopeless:
+        raise ConfigError(f"`allow` can't let {', '.join(hopeless)} through: such files can't be trained on")
+    if config.weights not in (None, "imagenet") and not Path(config.weights).is_file():
+        raise ConfigError(f"weights file {config.weights} does not exist; choices: `imagenet`, a path, or none")
+    needs_masks = [name for name in config.approaches if name in MASK_LAYERS or name == "centiou"]
+    if needs_masks and not cases.has_mask.any() and config.segmenter_file is None:
+        raise ConfigError(
+            f"{', '.join(needs_masks)}: {cases.name} has no masks; give `--segmenter-file` of a trained segmenter, "
+            "or only the approach `plain`"
+        )
+    if "centiou" in config.approaches and not cases.has_mask.any():
+        raise ConfigError(f"centiou trains against the true masks, and {cases.name} has none")
+    missing = [name for name in config.subgroups if name not in cases.table]
+    if missing:
+        known = ", ".join(cases.table.columns)
+        raise ConfigError(f"`subgroups`: {cases.name} has no column {', '.join(missing)}; there are {known}")
+    for name in config.subgroups:
+        subgroup_of(cases.table[name])
+    _check_external(config, cases)
+    features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), config.weights)
+    freeze_first(features, config.freeze_first if config.weights else 0)
+
+
+def _check_external(config: ComparisonConfig, cases: Cases) -> None:
+    names = [external_name(data) for data in config.external]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"`external` datasets must have different names, received {', '.join(names)}")
+    for data in config.external:
+        other = load_cases(data, config.target)
+        if config.class_map:
+            other = mapped_cases(other, config.class_map)
+        unknown = sorted(set(other.classes) - set(cases.classes))
+        if unknown:
+            raise ConfigError(
+                f"`external` {data} has classes that {cases.name} doesn't have: {', '.join(unknown)}; "
+                "say with `--class-map` what they are"
+            )
+        check(other, config.allow, classification=False)
+        if not (other.has_mask.any() or np.any(other.labels >= 0)):
+            raise ConfigError(f"`external` {data} has neither labels nor masks to score")
+
+
+def external_name(data: str) -> str:
+    """What an external dataset is called in rows and folders: the last part of its path."""
+    return Path(data.rpartition(":")[2]).resolve().name
