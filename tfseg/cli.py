@@ -231,7 +231,7 @@ class Export:
         report = export_run(self.folder, self.name, self.row, self.formats, self.out, self.data)
         for path in report["files"].values():
             print(path)
-        print(f"agrees with Keras on {report['images']} test images (row {report['row']})")
+        print(f"agrees with Keras on {report['images']} images (row {report['row']})")
         return 0
 
 

@@ -154,7 +154,9 @@ class LiteRTPredictor(Predictor):
         (self._input,) = self._runner.get_input_details()
 
     def _outputs(self, images):
-        return self._runner(**{self._input: to_model_input(images).numpy()})
+        # The interpreter tells of its delegate at the first call.
+        with silent_stderr():
+            return self._runner(**{self._input: to_model_input(images).numpy()})
 
 
 def load_predictor(path: str | Path) -> Predictor:

@@ -51,7 +51,7 @@ def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "
     report = read_json(parity)
     for kind in ("saved_model", "litert"):
         difference = report[kind]["max_difference"]["probabilities"]
-        say(f"{kind} agrees with Keras on {report['images']} test images: largest difference {difference:.1e}")
+        say(f"{kind} agrees with Keras on {report['images']} images: largest difference {difference:.1e}")
     new = _drawn(out / "new_images", PhantomConfig(images=NEW_IMAGES, size=160, seed=seed + 1))
     predict_folder(models / "demo", [new / "images"], out / "predictions")
     say(

@@ -101,13 +101,14 @@ def export_run(
 
 
 def parity_images(run: Run, model: keras.Model, data: str | None = None) -> np.ndarray:
-    """Up to 50 images of the run's test part at the model's size, uint8 (n, S, S, 3)."""
+    """Up to 50 images of the run's test part, then of its validation part, at the model's size, uint8 (n, S, S, 3)."""
     import os
 
     config = run.config
     cases = load_cases(data or os.path.expandvars(config["data"]), config["target"])
-    test = read_split(run.path("splits.json"), cases)[0].test
-    chosen = np.sort(np.random.default_rng(0).permutation(test)[:PARITY_CASES])
+    split = read_split(run.path("splits.json"), cases)[0]
+    shuffle = np.random.default_rng(0).permutation
+    chosen = np.concatenate([shuffle(split.test), shuffle(split.val)])[:PARITY_CASES]
     info = model_info(model)
     return np.stack(
         [
