@@ -61,9 +61,10 @@ class TestFiles:
         assert read_json(skin / "parity.1.json") == report
         assert report["passed"] and report["row"] == "soft_mask" and report["run"] == str(finished[0].folder)
 
-    def test_parity_was_measured_on_the_test_images(self, exported, finished):
+    def test_parity_was_measured_on_images_that_were_not_trained_on(self, exported, finished):
         report = exported[0]
-        assert report["images"] == len(read_json(finished[0].path("splits.json"))[0]["test"])
+        (split,) = read_json(finished[0].path("splits.json"))
+        assert report["images"] == len(split["test"]) + len(split["val"])
         for kind in ("saved_model", "saved_model_bytes", "litert"):
             difference = report[kind]["max_difference"]
             assert set(difference) == {"probabilities", "mask", "saliency"}
@@ -106,7 +107,8 @@ class TestFiles:
         assert not (tmp_path / "models").exists()
         assert only_mobile(folder, data=str(moved))["passed"]
         (tested,) = stubbed
-        expected = model_images(read_json(folder / "splits.json")[0]["test"])
+        (split,) = read_json(folder / "splits.json")
+        expected = model_images(split["test"] + split["val"])
         assert sorted(image.tobytes() for image in tested) == sorted(image.tobytes() for image in expected)
 
 
