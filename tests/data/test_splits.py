@@ -208,10 +208,11 @@ def test_split_of_other_cases_is_refused(make_cases, tmp_path):
 
 
 @pytest.mark.real_data
-def test_real_patients(data_folder):
+@pytest.mark.parametrize("name", ["ebhi_seg", "ham10000"])
+def test_real_patients_and_lesions(data_folder, name):
     from tfseg.data.sources.folder import read_folder
 
-    cases = read_folder(data_folder / "ebhi_seg")
+    cases = read_folder(data_folder / name)
     total = np.array(counts(cases, range(len(cases))))
     for split in [*split_cases(cases), *split_cases(cases, folds=5)]:
         check_partition(cases, split)
