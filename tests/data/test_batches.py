@@ -72,14 +72,14 @@ def test_pixels_that_count_nowhere():
         assert batch["mask"][np.broadcast_to(batch["valid"] == 0.0, batch["mask"].shape)].max() == 0.0
         lesion = lesion_of(batch["mask"], mask_classes).numpy()
         np.testing.assert_array_equal(lesion[..., 0] > 0, (arrays.masks > 0) & (arrays.masks < 255))
-        np.testing.assert_array_equal(lesion[..., 0] > 0, arrays.lesions)
+        np.testing.assert_array_equal(lesion[..., 0] > 0, arrays.lesions_at(np.arange(len(arrays))))
 
 
 def test_only_the_named_classes_are_lesion():
     nucleus = MaskClasses(("background", "cytoplasm", "nucleus"), ("nucleus",), 255)
     arrays = case_arrays(mask_classes=nucleus)
     np.testing.assert_array_equal(lesion_of(whole(arrays)["mask"], nucleus)[..., 0] == 1.0, arrays.masks == 2)
-    np.testing.assert_array_equal(arrays.lesions, arrays.masks == 2)
+    np.testing.assert_array_equal(arrays.lesions_at(np.arange(len(arrays))), arrays.masks == 2)
 
 
 def test_classes_are_one_hot():
@@ -319,7 +319,7 @@ def test_cases_are_read_in_order(make_folder):
     np.testing.assert_array_equal(arrays.labels, [1, 1, 0, 0])
     np.testing.assert_array_equal(arrays.masks[1], 255)
     # The rectangle covers the middle half of either side: a quarter of the image.
-    assert arrays.lesions.mean((1, 2)) == pytest.approx([0.25, 0.0, 0.25, 0.25], abs=0.05)
+    assert arrays.lesions_at(np.arange(len(arrays))).mean((1, 2)) == pytest.approx([0.25, 0.0, 0.25, 0.25], abs=0.05)
     assert (arrays.images.dtype, arrays.images.shape) == (np.uint8, (4, 24, 24, 3))
     for name in ("a", "c"):
         (folder / "images" / f"{name}.png").write_bytes(b"no picture")

@@ -481,6 +481,9 @@ class TestBinding:
         folder = tmp_path_factory.mktemp("bound")
         config = PhantomConfig(images=16, size=32, classes=("benign", "malignant"), seed=21)
         other = write_phantoms(config, folder / "clinic")
+        # The other clinic didn't write down what the scores are broken down by.
+        table = pd.read_csv(other / "labels.csv").drop(columns="symmetry")
+        table.to_csv(other / "labels.csv", index=False)
         changed = tiny(
             phantoms,
             approaches=("plain", "lesion_area"),
@@ -507,6 +510,7 @@ class TestBinding:
         }
         assert sum(map(sum, rows["plain on clinic"]["confusion"])) == 16
         assert bound.path("external", "clinic", "plain", "predictions.csv").exists()
+        assert rows["plain on clinic"].get("subgroups", {}) == {}, "a column that isn't there is no mistake"
 
     def test_subgroups_stand_in_the_row_and_the_table(self, bound):
         row = {row["name"]: row for row in read_json(bound.path("metrics.json"))["rows"]}["plain"]

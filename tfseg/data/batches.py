@@ -48,10 +48,10 @@ class CaseArrays:
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
-    def lesions(self) -> np.ndarray:
-        """The union of the lesion classes, bool (N, S, S); ignored pixels are outside."""
-        return np.isin(self.masks, [self.mask_classes.names.index(name) for name in self.mask_classes.lesion])
+    def lesions_at(self, positions: np.ndarray) -> np.ndarray:
+        """The union of the lesion classes of chosen cases, bool (n, S, S); ignored pixels are outside."""
+        values = [self.mask_classes.names.index(name) for name in self.mask_classes.lesion]
+        return np.isin(self.masks[positions], values)
 
 
 def load_arrays(

@@ -115,7 +115,7 @@ def _classifier_cell(run, config, cases, arrays, split, approach, model, history
     validation, test = (part[arrays.labels[part] >= 0] for part in (split.val, split.test))
     outputs = _predict(model, arrays, test)
     per_case = {}
-    lesions = arrays.lesions[test]
+    lesions = arrays.lesions_at(test)
     known = arrays.has_mask[test] & lesions.any((1, 2))
     if known.any():
         per_case |= localisation_scores(outputs["saliency"][..., 0], lesions)

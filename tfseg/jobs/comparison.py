@@ -100,6 +100,8 @@ def _tested_elsewhere(run: Run, config: ComparisonConfig, cases: Cases, say: Say
     rows: dict[str, dict] = {}
     for data in config.external:
         name = external_name(data)
+        known = load_cases(data, config.target).table.columns
+        subgroups = [column for column in config.subgroups if column in known]
         for approach in config.approaches:
             out = run.path("external", name, approach)
             outcome = evaluate_model(
@@ -111,7 +113,7 @@ def _tested_elsewhere(run: Run, config: ComparisonConfig, cases: Cases, say: Say
                 allow=config.allow,
                 class_map=config.class_map,
                 trained_on=cases,
-                subgroups=config.subgroups,
+                subgroups=subgroups,
                 say=say,
             )
             for row in read_json(outcome.path("metrics.json"))["rows"]:

@@ -244,7 +244,7 @@ def _segmentation_row(run, predictor, cases, arrays, mask, subgroups) -> dict:
     shown = scored[:SHOWN_CASES]
     overlays.segmentation_overlays(
         arrays.images[shown],
-        arrays.lesions[shown],
+        arrays.lesions_at(shown),
         lesion[shown],
         run.path("figures", "segmentation.png"),
         arrays.ids[shown].tolist(),
@@ -272,7 +272,7 @@ def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
         table.to_csv(temporary, index=False)
     known = np.flatnonzero(labels.notna())
     true = np.array([number[name] for name in labels.iloc[known]], np.int64)
-    per_case, lesions = {}, arrays.lesions[known]
+    per_case, lesions = {}, arrays.lesions_at(known)
     if "saliency" in outputs and (arrays.has_mask[known] & lesions.any((1, 2))).any():
         per_case = localisation_scores(outputs["saliency"][known, ..., 0], lesions)
     scores = TestScores(cases.groups[known], true, outputs["probabilities"][known], per_case)

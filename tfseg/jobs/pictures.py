@@ -48,7 +48,7 @@ def draw_figures(
     shown = np.sort(
         np.random.default_rng(config.split_seed).choice(len(test), min(SHOWN_CASES, len(test)), replace=False)
     )
-    images, lesions = arrays.images[test[shown]], arrays.lesions[test[shown]]
+    images, lesions = arrays.images[test[shown]], arrays.lesions_at(test[shown])
     labels = cases.table["label"].iloc[test[shown]].tolist()
     saliency = {
         row["name"]: read_arrays(run, row["name"], 0)["saliency"][shown] / np.float32(255) for row in classifiers
@@ -73,7 +73,7 @@ def _draw_masks(run: Run, cases, arrays, test, folder: Path) -> None:
     where = [row_of[cell["ids"][number]] for number in chosen]
     overlays.segmentation_overlays(
         arrays.images[test[where]],
-        arrays.lesions[test[where]],
+        arrays.lesions_at(test[where]),
         maps[where],
         folder / "segmentation.png",
         [cell["ids"][number] for number in chosen],
