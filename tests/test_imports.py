@@ -31,7 +31,8 @@ ROOMS = {
     "export": LIGHT | {"losses", "metrics", "layers", "models", "evaluation"},
     "jobs": LIGHT | {"losses", "metrics", "layers", "models", "training", "evaluation", "export"},
     "benchmarks": LIGHT | {"losses", "metrics", "layers", "models", "training", "evaluation", "export"},
-    "cli": LIGHT | {"evaluation", "export", "jobs", "benchmarks"},
+    "commands": LIGHT | {"models", "evaluation", "export", "jobs", "benchmarks"},
+    "cli": {"commands", "errors"},
     "__main__": {"cli"},
 }
 

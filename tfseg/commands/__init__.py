@@ -1,0 +1,1 @@
+"""What the `tfseg` command can do: one frozen dataclass per subcommand, its fields the arguments."""
