@@ -19,15 +19,17 @@ KEYS = [
     "accuracy",
     "balanced_accuracy",
     "kappa",
-    "auc",
-    "ece",
-    "brier",
     "precision_macro",
     "recall_macro",
     "f1_macro",
     "precision_weighted",
     "recall_weighted",
     "f1_weighted",
+    "specificity_macro",
+    "auc",
+    "average_precision",
+    "ece",
+    "brier",
 ]
 
 # Predicted: 0, 0, 1, 1 with the classes a a b a: three of four right.
@@ -48,13 +50,14 @@ def test_values_worked_out_by_hand():
     # Agreement 0.75, by chance 0.75 * 0.5 + 0.25 * 0.5.
     assert scores["kappa"] == pytest.approx(0.5)
     # The one positive, 0.8, lies above all three negatives.
-    assert scores["auc"] == 1.0
+    assert scores["auc"] == scores["average_precision"] == 1.0
     # Every case is alone in its bin: gaps 0.1, 0.4, 0.2, 0.7.
     assert scores["ece"] == pytest.approx(1.4 / 4)
     assert scores["brier"] == pytest.approx((2 * 0.01 + 2 * 0.16 + 2 * 0.04 + 2 * 0.49) / 4)
     assert scores["precision_macro"] == pytest.approx((1 + 0.5) / 2)
     assert scores["f1_weighted"] == pytest.approx((3 * 0.8 + 2 / 3) / 4)
     assert scores["recall_weighted"] == scores["accuracy"]
+    assert scores["specificity_macro"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_cases_in_one_bin_are_pooled_before_the_gap_is_taken():
@@ -71,6 +74,10 @@ def test_agrees_with_scikit_learn():
     assert scores["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(true, predicted))
     assert scores["kappa"] == pytest.approx(metrics.cohen_kappa_score(true, predicted))
     assert scores["auc"] == pytest.approx(metrics.roc_auc_score(true, probabilities, multi_class="ovr"))
+    assert scores["average_precision"] == pytest.approx(metrics.average_precision_score(np.eye(4)[true], probabilities))
+    assert scores["specificity_macro"] == pytest.approx(
+        np.mean([metrics.recall_score(true == index, predicted == index, pos_label=False) for index in range(4)])
+    )
     assert scores["brier"] == pytest.approx(metrics.brier_score_loss(true, probabilities, scale_by_half=False))
     for average in ("macro", "weighted"):
         assert scores[f"precision_{average}"] == pytest.approx(
@@ -81,8 +88,11 @@ def test_agrees_with_scikit_learn():
 
 def test_auc_counts_ties_half():
     probabilities = np.array([[0.5, 0.5], [0.5, 0.5], [0.9, 0.1]])
+    scores = classification_metrics([1, 0, 0], probabilities, ["a", "b"])
     # Two pairs of one positive with a negative: a tie and a win.
-    assert classification_metrics([1, 0, 0], probabilities, ["a", "b"])["auc"] == pytest.approx(0.75)
+    assert scores["auc"] == pytest.approx(0.75)
+    # No threshold takes the positive without the negative of the same probability.
+    assert scores["average_precision"] == pytest.approx(0.5)
 
 
 def test_absent_classes():
@@ -100,12 +110,23 @@ def test_absent_classes():
 
 def test_one_class_only_leaves_auc_and_kappa_undefined():
     scores = classification_metrics([0, 0], [[0.9, 0.1], [0.8, 0.2]], ["a", "b"])
-    assert np.isnan(scores["auc"]) and np.isnan(scores["kappa"]) and scores["accuracy"] == 1
+    assert all(np.isnan(scores[name]) for name in ("auc", "average_precision", "kappa"))
+    assert scores["accuracy"] == 1
 
 
 def test_per_class_and_confusion():
     table = per_class_metrics(TRUE, PROBABILITIES, ["a", "b"])
-    assert table["a"] == pytest.approx({"precision": 1, "recall": 2 / 3, "f1": 0.8, "specificity": 1, "support": 3})
+    assert table["a"] == pytest.approx(
+        {
+            "precision": 1,
+            "recall": 2 / 3,
+            "f1": 0.8,
+            "specificity": 1,
+            "auc": 1,
+            "average_precision": 1,
+            "support": 3,
+        }
+    )
     assert table["b"]["specificity"] == pytest.approx(2 / 3)
     matrix = confusion_matrix(TRUE, PROBABILITIES.argmax(axis=1), ["a", "b"])
     assert matrix.tolist() == [[2, 1], [0, 1]] and matrix.dtype == np.int64
@@ -152,6 +173,41 @@ def test_predictions_table_there_and_back(tmp_path):
     assert prediction_classes(back) == ["NA", "None"]
     assert back["id"].tolist() == ["007", "x"] and back["true"].isna().tolist() == [False, True]
     pd.testing.assert_frame_equal(back, table, check_dtype=False)
+
+
+def test_per_class_areas_agree_with_scikit_learn():
+    true, probabilities = random_case()
+    table = per_class_metrics(true, probabilities, list("abcd"))
+    for index, name in enumerate("abcd"):
+        one_against_rest = (true == index, probabilities[:, index])
+        assert table[name]["auc"] == pytest.approx(metrics.roc_auc_score(*one_against_rest))
+        assert table[name]["average_precision"] == pytest.approx(metrics.average_precision_score(*one_against_rest))
+    absent = per_class_metrics([0, 0], [[0.9, 0.1], [0.8, 0.2]], ["a", "b"])
+    assert np.isnan(absent["a"]["auc"]) and np.isnan(absent["b"]["average_precision"])
+
+
+def test_groups_stand_in_the_table_and_are_read_back(tmp_path):
+    table = predictions_table(["x", "y"], ["x.png", "y.png"], ["a", "b"], np.eye(2), ["a", "b"], groups=[7, "p"])
+    assert list(table)[:4] == ["id", "image", "group", "true"] and table["group"].tolist() == ["7", "p"]
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    assert read_predictions(tmp_path / "predictions.csv")["group"].tolist() == ["7", "p"]
+    with pytest.raises(ValueError, match="`groups`"):
+        predictions_table(["x"], ["x.png"], ["a"], [[1, 0]], ["a", "b"], groups=["p", "q"])
+
+
+@pytest.mark.parametrize(("second", "problems"), [("1,0", []), ("0,1", []), ("0,0", ["duplicate_id"])])
+def test_a_case_may_stand_once_in_each_repeat_and_fold(tmp_path, second, problems):
+    path = tmp_path / "predictions.csv"
+    path.write_text(
+        "id,image,true,predicted,confidence,abstained,prob_a,prob_b,repeat,fold\n"
+        f"1,i,a,a,0.7,False,0.7,0.3,0,0\n1,i,a,a,0.7,False,0.7,0.3,{second}\n"
+    )
+    if not problems:
+        assert len(read_predictions(path)) == 2
+        return
+    with pytest.raises(DataError, match="id and repeat and fold") as caught:
+        read_predictions(path)
+    assert [problem.kind for problem in caught.value.problems] == problems
 
 
 def test_every_problem_of_a_table_is_named(tmp_path):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfseg.evaluation.statistics import bootstrap_interval, bootstrap_intervals, interval, summarise
+from tfseg.evaluation.statistics import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    bootstrap_weights,
+    interval,
+    percentile_interval,
+    summarise,
+)
 
 
 def test_student_interval_by_hand():
@@ -90,6 +97,34 @@ def test_several_statistics_share_draws_and_seed():
     again = bootstrap_interval(lambda p: values[p].mean(), np.arange(20), draws=200, seed=3)
     assert again == both["mean"]
     assert again != bootstrap_interval(lambda p: values[p].mean(), np.arange(20), draws=200, seed=4)
+
+
+def test_weights_are_the_same_draws(monkeypatch):
+    from tfseg.evaluation import statistics
+
+    values, groups = np.arange(8.0), np.array(list("abcaabcd"))
+    means = []
+    drawn = bootstrap_interval(lambda p: means.append(values[p].mean()) or means[-1], groups, draws=23, seed=5)
+    # Chunks of three draws, the last one smaller.
+    monkeypatch.setattr(statistics, "CHUNK_CELLS", 24)
+    chunks = list(bootstrap_weights(groups, 23, seed=5))
+    assert [len(chunk) for chunk in chunks] == [3] * 7 + [2]
+    weights = np.concatenate(chunks)
+    assert weights @ values / weights.sum(axis=1) == pytest.approx(np.array(means))
+    assert percentile_interval(weights @ values / weights.sum(axis=1)) == pytest.approx(drawn)
+    # Groups are drawn whole: as many as there are, each case of a group as often as the others.
+    assert (weights[:, 0] == weights[:, 3]).all() and (weights[:, [0, 1, 2, 7]].sum(axis=1) == 4).all()
+
+
+def test_no_weights_for_one_group():
+    assert list(bootstrap_weights(["a", "a"], 10)) == []
+    with pytest.raises(ValueError, match="`groups`"):
+        list(bootstrap_weights([], 10))
+
+
+def test_percentiles_by_hand():
+    # Linear interpolation between the order statistics: positions 0.025 · 4 and 0.975 · 4.
+    assert percentile_interval([3.0, 1.0, 0.0, 4.0, 2.0, np.nan]) == pytest.approx((0.1, 3.9, 1))
 
 
 def test_summaries():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfseg.errors import DataError, Problem
+from tfseg.evaluation.weighted import CALIBRATION_BINS as CALIBRATION_BINS
+from tfseg.evaluation.weighted import class_ranking_scores, classification_scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
+REPEAT_COLUMNS = ("repeat", "fold")
 FIXED_COLUMNS = ("id", "image", "true", "predicted", "confidence", "abstained")
-CALIBRATION_BINS = 15
 # Probabilities are float32 on their way here, and text with few digits in a table.
 SUM_TOLERANCE = 1e-3
 
@@ -24,9 +25,9 @@ def classification_metrics(true: np.ndarray, probabilities: np.ndarray, classes:
     """Scores of the arg-max class and of the probabilities.
 
     Macro and weighted averages run over all `classes`; a class that is never predicted has precision 0, and
-    one that never occurs in `true` has recall 0. Two scores are means over the classes that do occur, because
-    they mean nothing for the others: ``balanced_accuracy`` (of the recall) and ``auc`` (one class against the
-    rest).
+    one that never occurs in `true` has recall 0. Three scores are means over the classes that do occur, because
+    they mean nothing for the others: ``balanced_accuracy`` (of the recall), ``auc`` and ``average_precision`` (one
+    class against the rest).
 
     Args:
         true: class indices, int (N,), each in 0…C−1.
@@ -34,40 +35,24 @@ def classification_metrics(true: np.ndarray, probabilities: np.ndarray, classes:
         classes: the C class names, in the order of the columns.
 
     Returns:
-        ``accuracy, balanced_accuracy, kappa`` (Cohen's, unweighted), ``auc`` (two classes: of the second
-        one), ``ece`` (15 bins of equal width on the largest probability), ``brier`` (mean over the cases of
-        the sum of squares over the classes, 0…2), ``precision_macro, recall_macro, f1_macro,
-        precision_weighted, recall_weighted, f1_weighted``. ``auc`` is NaN when `true` holds one class only,
+        ``accuracy, balanced_accuracy, kappa`` (Cohen's, unweighted), ``precision_macro, recall_macro, f1_macro,
+        precision_weighted, recall_weighted, f1_weighted, specificity_macro``, ``auc`` and ``average_precision``
+        (areas under the ROC curve and, as steps, under the precision-recall curve; two classes: of the second one),
+        ``ece`` (15 bins of equal width on the largest probability), ``brier`` (mean over the cases of the sum of
+        squares over the classes, 0…2). ``auc`` and ``average_precision`` are NaN when `true` holds one class only,
         ``kappa`` when `true` and the predictions hold one and the same class.
 
     Raises:
         ValueError: when the shapes do not fit, a class index is out of range, or a row is no distribution.
     """
-    from sklearn import metrics
-
     true, probabilities = _checked(true, probabilities, classes)
-    predicted = probabilities.argmax(axis=1)
-    labels = np.arange(len(classes))
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        true, predicted, labels=labels, zero_division=0
-    )
-    one_hot = np.eye(len(classes))[true]
-    scores = {
-        "accuracy": float((true == predicted).mean()),
-        "balanced_accuracy": float(recall[support > 0].mean()),
-        "kappa": _kappa(true, predicted, labels),
-        "auc": _area_under_curve(one_hot, probabilities),
-        "ece": _expected_calibration_error(true == predicted, probabilities.max(axis=1)),
-        "brier": float(((probabilities - one_hot) ** 2).sum(axis=1).mean()),
-    }
-    for average, weights in (("macro", None), ("weighted", support)):
-        for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-            scores[f"{name}_{average}"] = float(np.average(values, weights=weights))
-    return scores
+    every_case_once = np.ones((1, len(true)))
+    scores = classification_scores(true, probabilities.argmax(axis=1), probabilities, len(classes), every_case_once)
+    return {name: float(values[0]) for name, values in scores.items()}
 
 
 def per_class_metrics(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, dict]:
-    """Scores of each class against the rest, by the arg-max class.
+    """Scores of each class against the rest: by the arg-max class, and by the class's probability.
 
     Args:
         true: class indices, int (N,).
@@ -75,8 +60,9 @@ def per_class_metrics(true: np.ndarray, probabilities: np.ndarray, classes: Sequ
         classes: the C class names.
 
     Returns:
-        ``{class: {"precision", "recall", "f1", "specificity", "support"}}``; a score whose denominator is
-        zero is 0, and ``support`` is the number of cases of the class.
+        ``{class: {"precision", "recall", "f1", "specificity", "auc", "average_precision", "support"}}``; a score
+        whose denominator is zero is 0, the two areas are NaN where the class is missing or alone, and ``support`` is
+        the number of cases of the class.
 
     Raises:
         ValueError: as `classification_metrics` does.
@@ -93,12 +79,15 @@ def per_class_metrics(true: np.ndarray, probabilities: np.ndarray, classes: Sequ
         metrics.multilabel_confusion_matrix(true, predicted, labels=labels), 0, -1
     )
     specificity = true_negative / np.maximum(true_negative + false_positive, 1)
+    areas, precisions = class_ranking_scores(np.eye(len(classes))[true], probabilities, np.ones((1, len(true))))
     return {
         name: {
             "precision": float(precision[index]),
             "recall": float(recall[index]),
             "f1": float(f1[index]),
             "specificity": float(specificity[index]),
+            "auc": float(areas[0, index]),
+            "average_precision": float(precisions[0, index]),
             "support": int(support[index]),
         }
         for index, name in enumerate(classes)
@@ -125,6 +114,7 @@ def predictions_table(
     probabilities: np.ndarray,
     classes: Sequence[str],
     abstain_below: float = 0.0,
+    groups: Sequence | None = None,
 ) -> pd.DataFrame:
     """The table that is written as ``predictions.csv``.
 
@@ -136,9 +126,11 @@ def predictions_table(
         classes: the C class names.
         abstain_below: a case whose largest probability is smaller is marked as abstained; it keeps the class
             that would have been predicted.
+        groups: patient or lesion of each case, N names; None where nothing is known of them.
 
     Returns:
-        Columns ``id, image, true, predicted, confidence, abstained`` and one ``prob_<class>`` per class.
+        Columns ``id, image, true, predicted, confidence, abstained`` and one ``prob_<class>`` per class; with
+        `groups`, ``group`` after ``image``.
 
     Raises:
         ValueError: when the lengths differ.
@@ -149,8 +141,10 @@ def predictions_table(
     if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
         raise ValueError(f"`probabilities` must be (N, {len(classes)}), received shape {probabilities.shape}")
     lengths = {"ids": len(ids), "images": len(images), "true": len(true), "probabilities": len(probabilities)}
+    if groups is not None:
+        lengths["groups"] = len(groups)
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"`ids`, `images`, `true`, `probabilities` must be equally long, received {lengths}")
+        raise ValueError(f"{', '.join(f'`{name}`' for name in lengths)} must be equally long, received {lengths}")
     confidence = probabilities.max(axis=1)
     table = pd.DataFrame(
         {
@@ -162,6 +156,8 @@ def predictions_table(
             "abstained": confidence < abstain_below,
         }
     )
+    if groups is not None:
+        table.insert(2, "group", [str(value) for value in groups])
     columns = {f"prob_{name}": probabilities[:, index] for index, name in enumerate(classes)}
     return pd.concat([table, pd.DataFrame(columns)], axis=1)
 
@@ -170,11 +166,12 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read and check a ``predictions.csv``.
 
     Args:
-        path: a table with the columns that `predictions_table` makes.
+        path: a table with the columns that `predictions_table` makes; ``group`` may be missing. With a column
+            ``fold`` or ``repeat``, a case may stand in the table once for each of their values.
 
     Returns:
-        The table: ``id``, ``image``, ``true`` and ``predicted`` as text (``true`` is missing where it is
-        empty), ``abstained`` as bool, the rest as float64. The classes are `prediction_classes` of it.
+        The table: ``abstained`` as bool, ``confidence`` and the probabilities as float64, the rest as text (``true``
+        is missing where it is empty). The classes are `prediction_classes` of it.
 
     Raises:
         DataError: naming the file and every problem: not readable, columns missing, ids empty or doubled, a
@@ -205,7 +202,9 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
             problems.append(Problem(kind, f"{path.name}, line {line + 2}", f"{message}, received {value!r}"))
 
     check(table["id"].eq(""), "id", "`id` must not be empty", "id")
-    check(table["id"].duplicated(), "duplicate_id", "`id` must be unique", "id")
+    keys = ["id", *(name for name in REPEAT_COLUMNS if name in table.columns)]
+    unique = "`id` must be unique" if keys == ["id"] else f"{' and '.join(keys)} must be unique together"
+    check(table.duplicated(keys), "duplicate_id", unique, "id")
     check(~table["predicted"].isin(classes), "label", f"`predicted` must be one of {classes}", "predicted")
     check(~table["true"].isin([*classes, ""]), "label", f"`true` must be empty or one of {classes}", "true")
     check(
@@ -258,34 +257,3 @@ def _checked(true, probabilities, classes) -> tuple[np.ndarray, np.ndarray]:
             f"row {worst} is {probabilities[worst].tolist()}"
         )
     return true, probabilities
-
-
-def _kappa(true: np.ndarray, predicted: np.ndarray, labels: np.ndarray) -> float:
-    from sklearn import metrics
-
-    if len(np.union1d(true, predicted)) == 1:
-        return float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return float(metrics.cohen_kappa_score(true, predicted, labels=labels))
-
-
-def _area_under_curve(one_hot: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mann-Whitney's U by mid-ranks, for all classes at once: a bootstrap calls this thousands of times."""
-    from scipy import stats
-
-    if one_hot.shape[1] == 2:
-        one_hot, probabilities = one_hot[:, 1:], probabilities[:, 1:]
-    positive = one_hot.sum(axis=0)
-    pairs = positive * (len(one_hot) - positive)
-    rank_sums = (stats.rankdata(probabilities, axis=0) * one_hot).sum(axis=0)
-    defined = pairs > 0
-    areas = (rank_sums - positive * (positive + 1) / 2)[defined] / pairs[defined]
-    return float(areas.mean()) if len(areas) else float("nan")
-
-
-def _expected_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Naeini et al. 2015 and Guo et al. 2017: bins (0, 1/15], …, (14/15, 1]."""
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))

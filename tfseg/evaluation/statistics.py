@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+# Weights of cases that are held in memory at a time.
+CHUNK_CELLS = 4_000_000
 
 
 class BootstrapInterval(NamedTuple):
@@ -88,27 +91,63 @@ def bootstrap_intervals(
         ValueError: when there are no cases, `draws` < 1 or `confidence` is out of range.
     """
     _check_confidence(confidence)
-    groups = np.asarray(groups)
-    if groups.ndim != 1 or not len(groups) or draws < 1:
-        raise ValueError(f"`groups` must be (N,) with N > 0 and `draws` ≥ 1, received {groups.shape} and {draws}")
-    names, group_of = np.unique(groups, return_inverse=True)
-    nan = float("nan")
-    if len(names) < 2:
-        return {name: BootstrapInterval(nan, nan, 0) for name in statistics(np.arange(len(groups)))}
+    group_of, names = _numbered(groups, draws)
+    if names < 2:
+        nan = float("nan")
+        return {name: BootstrapInterval(nan, nan, 0) for name in statistics(np.arange(len(group_of)))}
     members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
-    generator = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {}
-    for _ in range(draws):
-        chosen = generator.integers(len(names), size=len(names))
+    for chosen in _drawn_groups(names, draws, seed):
         for name, value in statistics(np.concatenate([members[group] for group in chosen])).items():
             drawn.setdefault(name, []).append(float(value))
-    intervals = {}
-    for name, values in drawn.items():
-        defined = np.array(values)[~np.isnan(values)]
-        tails = ((1 - confidence) / 2, (1 + confidence) / 2)
-        low, high = np.quantile(defined, tails) if len(defined) else (nan, nan)
-        intervals[name] = BootstrapInterval(float(low), float(high), len(values) - len(defined))
-    return intervals
+    return {name: percentile_interval(values, confidence) for name, values in drawn.items()}
+
+
+def bootstrap_weights(groups: Sequence | np.ndarray, draws: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """The draws of `bootstrap_intervals` as weights: how often each case stands in a draw.
+
+    For statistics that can be computed for many weightings at once (`tfseg.evaluation.weighted`).
+
+    Args:
+        groups: group of each case, (N,).
+        draws: number of draws, B in all.
+        seed: of the draws; the same seed gives the same draws as `bootstrap_intervals`.
+
+    Yields:
+        Arrays (b, N) of float64, together B rows; none at all when there are fewer than two groups.
+
+    Raises:
+        ValueError: when there are no cases or `draws` < 1.
+    """
+    group_of, names = _numbered(groups, draws)
+    if names < 2:
+        return
+    rows = max(1, CHUNK_CELLS // len(group_of))
+    counts: list[np.ndarray] = []
+    for number, chosen in enumerate(_drawn_groups(names, draws, seed), 1):
+        counts.append(np.bincount(chosen, minlength=names))
+        if len(counts) == rows or number == draws:
+            yield np.array(counts, np.float64)[:, group_of]
+            counts = []
+
+
+def percentile_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> BootstrapInterval:
+    """The interval between the percentiles of a statistic's draws; NaN draws are left out and counted.
+
+    Args:
+        values: one per draw, (B,).
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: when `confidence` is out of range.
+    """
+    _check_confidence(confidence)
+    values = np.asarray(values, np.float64)
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return BootstrapInterval(float("nan"), float("nan"), len(values))
+    low, high = np.quantile(defined, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return BootstrapInterval(float(low), float(high), len(values) - len(defined))
 
 
 def summarise(values: Sequence[float], bootstrap: tuple | None = None) -> dict:
@@ -131,6 +170,20 @@ def summarise(values: Sequence[float], bootstrap: tuple | None = None) -> dict:
             raise ValueError(f"`bootstrap` is for a single run: the interval over {len(values)} values is Student's t")
         low, high = bootstrap[:2]
     return {"mean": mean, "std": std, "ci95": [float(low), float(high)], "values": [float(v) for v in values]}
+
+
+def _numbered(groups: Sequence | np.ndarray, draws: int) -> tuple[np.ndarray, int]:
+    groups = np.asarray(groups)
+    if groups.ndim != 1 or not len(groups) or draws < 1:
+        raise ValueError(f"`groups` must be (N,) with N > 0 and `draws` ≥ 1, received {groups.shape} and {draws}")
+    names, group_of = np.unique(groups, return_inverse=True)
+    return group_of, len(names)
+
+
+def _drawn_groups(names: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield generator.integers(names, size=names)
 
 
 def _values(values: Sequence[float]) -> np.ndarray:

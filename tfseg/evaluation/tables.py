@@ -11,12 +11,14 @@ METRIC_ORDER = (
     "balanced_accuracy",
     "kappa",
     "auc",
+    "average_precision",
     "precision_macro",
     "recall_macro",
     "f1_macro",
     "precision_weighted",
     "recall_weighted",
     "f1_weighted",
+    "specificity_macro",
     "ece",
     "brier",
     "dice",
@@ -159,12 +161,10 @@ def table_markdown(metrics: Mapping) -> str:
     lines: list[str] = []
     for part, columns in shown_tables(metrics):
         header, rows = table_cells(part, columns)
-        lines += ["", _markdown_line(header), _markdown_line(["---", *["---:"] * (len(header) - 1)])]
-        lines += [_markdown_line(row) for row in rows]
+        lines += ["", *markdown_table(header, rows)]
     subgroups = subgroup_cells(metrics)
     if subgroups:
-        lines += ["", _markdown_line(subgroups[0]), _markdown_line(["---"] * 3 + ["---:"] * (len(subgroups[0]) - 3))]
-        lines += [_markdown_line(row) for row in subgroups[1]]
+        lines += ["", *markdown_table(*subgroups, left=3)]
     lines = lines[1:]
     fence = "```"
     while fence in metrics["command"]:
@@ -207,6 +207,24 @@ def _text_blocks(header: list[str], rows: list[list[str]], width: int) -> list[s
     return text
 
 
+def markdown_table(header: list[str], rows: Sequence[list[str]], left: int = 1) -> list[str]:
+    """The lines of a Markdown table.
+
+    Args:
+        header, rows: cells, all text.
+        left: columns that are aligned to the left; the others hold numbers.
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        escaped = (
+            cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in cells
+        )
+        return f"| {' | '.join(escaped)} |"
+
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return [line(header), line(rule), *(line(row) for row in rows)]
+
+
 def number(name: str, value: float | str | None) -> str:
     """A value of a metric with its decimals; a dash where there is none."""
     if value is None or isinstance(value, float) and not math.isfinite(value):
@@ -224,6 +242,13 @@ def footnotes(metrics: Mapping) -> list[str]:
         notes.append(f"± is half of the 95 % interval of the mean over {folds} folds or runs (Student t).")
     if any("[" in _cell("", summary) for summary in summaries):
         notes.append("In brackets: 95 % interval of a single run, bootstrap over test groups.")
+    notes += [f"{row['name']}: {note}." for row in metrics["rows"] for note in row.get("notes", [])]
+    if not metrics.get("complete", True):
+        missing, failed = metrics["missing"], metrics.get("failed", {})
+        notes.append(
+            f"{metrics['cells'] - len(missing)} of {metrics['cells']} cells are done; missing: {', '.join(missing)}."
+        )
+        notes += [f"{cell} failed: {message}." for cell, message in failed.items()]
     notes.append(
         f"Experiment {metrics['experiment']}, preset {metrics['preset']}, seed {metrics['seed']}, "
         f"data {metrics['data']}, {duration(metrics['seconds'])}."
@@ -249,8 +274,3 @@ def _cell(name: str, summary: Mapping | None) -> str:
     if len(summary["values"]) > 1:
         return f"{mean} ± {number(name, (high - low) / 2)}"
     return f"{mean} [{number(name, low)}, {number(name, high)}]"
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
