@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/tfseg demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow and not real_data"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not real_data"
 
 test-real: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "slow or real_data" --durations=15

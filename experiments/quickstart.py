@@ -6,14 +6,14 @@ little on data this small. With the quick preset and a MobileNetV2 of 160 pixels
 cores.
 
     python experiments/quickstart.py --data my_data --preset quick --out runs/quickstart --weights imagenet
-    python experiments/quickstart.py --data my_data --target binary --folds 5
+    python experiments/quickstart.py --data my_data --target binary --cross-validation 5
 """
 
 import sys
 
 from tfseg.cli import run_guarded
-from tfseg.config import QUICKSTART_PRESETS
 from tfseg.experiment import parse_experiment
+from tfseg.presets import QUICKSTART_PRESETS
 from tfseg.quiet import import_tensorflow
 from tfseg.run import recorded_command
 
@@ -30,6 +30,7 @@ def run() -> int:
         experiment="quickstart",
         preset=experiment.preset,
         command=recorded_command(),
+        session=experiment.session,
     )
     print(describe_files(finished))
     return 0

@@ -13,8 +13,9 @@ from dataclasses import fields
 import pytest
 
 from tfseg import cli
-from tfseg.config import ComparisonConfig
-from tfseg.errors import ConfigError, ExportError, RunError
+from tfseg.config import ComparisonConfig, Session
+from tfseg.errors import ConfigError, ExportError, Paused, RunError
+from tfseg.run import Run
 
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "scipy", "matplotlib", "cv2", "PIL")
 
@@ -90,6 +91,10 @@ class TestExitCodes:
             ("export", "r"),
             ("demo", "--images", "x"),
             ("benchmark", "pipeline"),
+            ("rerun",),
+            ("search", "d"),
+            ("weights", "melt", "f", "--backbone", "squeezenet_1_1", "--out", "o"),
+            ("weights", "convert", "f", "--backbone", "resnet", "--out", "o"),
             ("benchmark", "everything", "--out", "o"),
             ("evaluate", "m", "d", "--out", "o", "--part", "some"),
         ],
@@ -113,6 +118,13 @@ class TestExitCodes:
             (("export", "nowhere", "--name", "x"), "nowhere"),
             (("demo", "--images", "0"), "images"),
             (("demo", "--seed", "-1"), "seed"),
+            (("list", "nowhere"), "nowhere is not a folder"),
+            (("rerun", "nowhere"), "nowhere"),
+            (("train", "d", "--max-minutes", "0"), "`max_minutes`"),
+            (("train", "d", "--distribution", "multiworker"), "multiworker needs `--out`"),
+            (("compare", "nowhere", "--out", "o"), "nowhere"),
+            (("search", "d", "--approach", "plain", "--fields", "learning_speed"), "learning_speed"),
+            (("weights", "convert", "no.pth", "--backbone", "squeezenet_1_1", "--out", "o.weights.h5"), "no.pth"),
             (("benchmark", "--out", "o"), "at least one benchmark"),
             (("benchmark", "pipeline", "--out", "o", "--cores", "0"), "`cores`"),
         ],
@@ -132,6 +144,7 @@ class TestExitCodes:
             (ConfigError("wrong `x`"), 2, "error: wrong `x`"),
             (RunError("other run"), 2, "error: other run"),
             (ExportError("differs"), 1, "export refused: differs"),
+            (Paused("time is over"), 3, "paused: time is over; the same command goes on"),
             (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
             (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b.png"), 2, "no space left on the disk (a/b.png)"),
         ],
@@ -165,6 +178,8 @@ class TestArguments:
 
         def job(*values, **options):
             calls.append((values, options))
+            if "session" in options or any(isinstance(value, Session) for value in values):
+                return Run("nowhere")
             return {"problems": [], "predicted": {}, "images": 0, "out": "", "files": {}, "row": ""}
 
         for module, name in (
@@ -187,9 +202,11 @@ class TestArguments:
             "target": "binary",
             "image_size": 96,
             "resize": "pad",
-            "folds": 5,
+            "cross_validation": 5,
+            "repeats": 3,
             "split_seed": 3,
             "allow": ("truncated", "mask_size"),
+            "segmenter": "fcn_8s",
             "segmenter_file": "s.keras",
             "segmenter_encoder": "small_cnn",
             "segmenter_width": 5,
@@ -202,6 +219,8 @@ class TestArguments:
             "backbone": "mobilenet_v2",
             "weights": "w.npz",
             "freeze_first": 11,
+            "unfreeze_per_epoch": 2,
+            "batch_norm": "reestimated",
             "head_units": 12,
             "dropout": 0.125,
             "class_weights": False,
@@ -212,6 +231,10 @@ class TestArguments:
             "learning_rate": 0.5,
             "patience": 15,
             "learning_rate_schedule": "constant",
+            "monitor": "val_accuracy",
+            "warmup_epochs": 2,
+            "momentum": 0.75,
+            "weight_decay": 0.0625,
             "flips": False,
             "rotation": 16.0,
             "zoom": 0.0625,
@@ -237,10 +260,11 @@ class TestArguments:
         }
         defaults = ComparisonConfig(data="d")
         left_out = {entry.name for entry in fields(ComparisonConfig)} - changed.keys()
-        assert left_out == {"data", "segmenter", "test_per_class", "split_file"}, (
-            "an option is not tested (segmenter has one choice only, and only one option can divide the cases)"
+        assert left_out == {"data", "weights_dir", "training", "test_per_class", "split_file"}, (
+            "an option is not tested (only one option can divide the cases, and a probe knows no centiou)"
         )
-        words = ["train", "my_data", "--out", "runs/x"]
+        words = ["train", "my_data", "--out", "runs/x", "--cells", "1", "--folds", "0,2", "--max-minutes", "5"]
+        words.append("--tensorboard")
         for name, value in changed.items():
             assert value != getattr(defaults, name)
             option = "approach" if name == "approaches" else name.replace("_", "-")
@@ -253,11 +277,20 @@ class TestArguments:
         assert (out, config) == ("runs/x", ComparisonConfig(data="my_data", **changed))
         assert type(config) is ComparisonConfig
         assert options["experiment"] == "train"
+        assert options["session"] == Session(("1",), ("0,2",), 5.0, True)
 
     def test_train_without_options_is_the_default(self, received):
         assert call("train", "my_data") == 0
         ((config, out), _) = received.pop()
         assert (config, out) == (ComparisonConfig(data="my_data"), None)
+
+    def test_rerun(self, received, monkeypatch):
+        from tfseg.jobs import runs
+
+        monkeypatch.setattr(runs, "rerun", sys.modules["tfseg.jobs.comparison"].run_comparison)
+        assert call("rerun", "runs/x", "--out", "o", "--data", "d", "--cells", "plain", "--max-minutes", "3") == 0
+        (path, out, session, data, _), _ = received.pop()
+        assert (path, out, data) == ("runs/x", "o", "d") and session == Session(("plain",), (), 3.0)
 
     def test_evaluate(self, received):
         words = ["m.keras", "d", "--out", "o", "--target", "t", "--row", "plain", "--part", "test", "--allow", "a", "b"]

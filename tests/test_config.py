@@ -9,15 +9,17 @@ from dataclasses import replace
 
 import pytest
 
-from tfseg.config import DEMO, QUICKSTART_PRESETS, ComparisonConfig, from_plain, to_plain
+from tfseg.config import ComparisonConfig, Session, from_plain, to_plain
 from tfseg.errors import ConfigError
+from tfseg.presets import DEMO, QUICKSTART_PRESETS
 
 WRONG = [
     *(
         (name, 0)
         for name in (
             "image_size",
-            "folds",
+            "cross_validation",
+            "repeats",
             "segmenter_epochs",
             "segmenter_batch_size",
             "epochs",
@@ -30,8 +32,12 @@ WRONG = [
     ),
     *((name, value) for name in ("segmenter_learning_rate", "learning_rate") for value in (0.0, -1.0, float("nan"))),
     *((name, -0.1) for name in ("dropout", "cross_entropy_share", "zoom", "shift", "rotation", "shear")),
+    ("momentum", -0.1),
+    ("weight_decay", -0.1),
     *((name, -0.1) for name in ("brightness", "contrast", "saturation", "background_swap")),
-    *((name, 1.0) for name in ("dropout", "zoom", "shift")),
+    *((name, 1.0) for name in ("dropout", "zoom", "shift", "momentum")),
+    ("unfreeze_per_epoch", -1),
+    ("warmup_epochs", -1),
     *((name, 1.01) for name in ("cross_entropy_share", "brightness", "contrast", "saturation", "background_swap")),
     ("rotation", 180.5),
     ("shear", 61.0),
@@ -63,7 +69,10 @@ def test_values_out_of_range_are_refused_by_name(name, value):
         ("background_swap", 1.0),
         ("dropout", 0.0),
         ("head_units", 0),
-        ("folds", 1),
+        ("cross_validation", 1),
+        ("momentum", 0.0),
+        ("weight_decay", 0.0),
+        ("warmup_epochs", 0),
         ("epoch_images", 0),
         ("seed", 0),
     ],
@@ -71,6 +80,30 @@ def test_values_out_of_range_are_refused_by_name(name, value):
 )
 def test_the_ends_of_the_ranges_are_allowed(name, value):
     assert getattr(ComparisonConfig(data="d", **{name: value}), name) == value
+
+
+def test_one_file_of_weights_is_for_one_network():
+    with pytest.raises(ConfigError, match="can't be for the backbone squeezenet_1_1 and .* mobilenet_v2.*weights-dir"):
+        ComparisonConfig(data="d", weights="s.npz", backbone="squeezenet_1_1", segmenter_encoder="mobilenet_v2")
+    assert ComparisonConfig(data="d", weights="s.npz", backbone="squeezenet_1_1").resolved().segmenter_encoder == "none"
+    both = ComparisonConfig(data="d", weights="imagenet", backbone="resnet50").resolved()
+    assert both.segmenter_encoder == "mobilenet_v2" and both.weights_of("resnet50") == "imagenet"
+    with pytest.raises(ConfigError, match="not both"):
+        ComparisonConfig(data="d", weights="imagenet", weights_dir="w")
+
+
+def test_a_folder_of_weights(tmp_path):
+    for name in ("squeezenet1_1_imagenet.npz", "mobilenet_v2.weights.h5", "mobilenet_v2_order.txt", "cat.jpg"):
+        (tmp_path / name).write_text("")
+    config = ComparisonConfig(data="d", weights_dir=str(tmp_path), backbone="squeezenet_1_1").resolved()
+    assert config.weights_of("squeezenet_1_1") == str(tmp_path / "squeezenet1_1_imagenet.npz")
+    assert config.weights_of(config.segmenter_encoder) == str(tmp_path / "mobilenet_v2.weights.h5")
+    assert config.weights_of("small_cnn") is None
+    with pytest.raises(ConfigError, match="`weights_dir`: expected one file resnet50….npz or .* found none"):
+        config.weights_of("resnet50")
+    (tmp_path / "mobilenet_v2_other.npz").write_text("")
+    with pytest.raises(ConfigError, match="found mobilenet_v2.weights.h5, mobilenet_v2_other.npz"):
+        config.weights_of("mobilenet_v2")
 
 
 def test_weights_need_a_backbone_that_has_some():
@@ -163,8 +196,10 @@ class TestPlain:
 
 
 def test_presets_are_runnable_and_different():
-    assert list(QUICKSTART_PRESETS) == ["quick", "paper"]
-    for preset in (DEMO, *QUICKSTART_PRESETS.values()):
+    assert list(QUICKSTART_PRESETS) == ["quick", "probe", "paper"]
+    probe = replace(QUICKSTART_PRESETS["probe"], data="d").resolved()
+    assert (probe.training, probe.approaches, probe.segmenter) == ("probe", ("plain",), "none")
+    for preset in (DEMO, *(QUICKSTART_PRESETS[name] for name in ("quick", "paper"))):
         config = replace(preset, data="d").resolved()
         assert set(config.approaches) == {"plain", "hard_mask", "soft_mask", "centiou"}
         assert config.image_size % 2**config.segmenter_depth == 0
@@ -186,3 +221,37 @@ def test_the_recipes_that_can_be_named_are_the_ones_there_are():
 def test_the_configuration_needs_no_tensorflow():
     code = "import sys, tfseg.config; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TestSession:
+    ROWS = ("plain", "hard_mask", "centiou")
+
+    @pytest.mark.parametrize(
+        ("asked", "rows"),
+        [
+            ((), ["plain", "hard_mask", "centiou"]),
+            (("centiou", "plain"), ["plain", "centiou"]),
+            (("1,3",), ["plain", "centiou"]),
+            (("2", "hard_mask"), ["hard_mask"]),
+        ],
+        ids=str,
+    )
+    def test_rows_by_name_or_number(self, asked, rows):
+        assert Session(cells=asked).rows(self.ROWS) == rows
+
+    @pytest.mark.parametrize("asked", ["0", "4", "magic", "1,x"])
+    def test_a_row_that_there_is_not(self, asked):
+        with pytest.raises(ConfigError, match="`cells`: there is no row .*1 plain, 2 hard_mask, 3 centiou"):
+            Session(cells=(asked,)).rows(self.ROWS)
+
+    def test_folds(self):
+        assert Session().fold_numbers(3) == [0, 1, 2]
+        assert Session(folds=("2,0",)).fold_numbers(3) == [0, 2]
+        for wrong in ("3", "-1", "x"):
+            with pytest.raises(ConfigError, match="`folds` must be numbers from 0 to 2"):
+                Session(folds=(wrong,)).fold_numbers(3)
+
+    @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
+    def test_no_time(self, minutes):
+        with pytest.raises(ConfigError, match="`max_minutes`"):
+            Session(max_minutes=minutes)

@@ -11,14 +11,16 @@ import tfseg
 
 ROOT = Path(tfseg.__file__).parent
 # A module may import from its own room and from the rooms named here, and nothing else of the package.
-GROUND = {"tfseg", "errors", "config", "run", "progress", "quiet"}
+GROUND = {"tfseg", "errors", "spaces", "config", "presets", "run", "progress", "quiet"}
 LIGHT = GROUND | {"data"}
 ROOMS = {
     "tfseg": set(),
     "errors": set(),
     "progress": set(),
     "quiet": set(),
-    "config": {"errors"},
+    "spaces": {"errors"},
+    "config": {"errors", "spaces"},
+    "presets": {"config"},
     "run": {"errors", "tfseg"},
     "experiment": {"errors", "config"},
     "data": GROUND,
@@ -89,7 +91,7 @@ def test_nothing_imports_the_experiments():
 def test_experiments_use_the_command_lines_parts_only():
     for path in sorted((ROOT.parent / "experiments").glob("*.py")):
         rooms = {room_of(name) for name in imported(path) if name.split(".")[0] == "tfseg"}
-        assert rooms <= {"cli", "config", "experiment", "run", "quiet", "errors", "jobs", "data"}, path
+        assert rooms <= {"cli", "config", "presets", "experiment", "run", "quiet", "errors", "jobs", "data"}, path
 
 
 @pytest.mark.parametrize(

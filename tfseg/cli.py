@@ -11,9 +11,13 @@ import tyro
 
 from tfseg.commands.audit import Audit
 from tfseg.commands.benchmark import Benchmark
+from tfseg.commands.compare import Compare
 from tfseg.commands.models import Evaluate, Export, Predict
+from tfseg.commands.runs import List, Rerun
+from tfseg.commands.search import Search
 from tfseg.commands.train import Demo, Train
-from tfseg.errors import ExportError, UserError
+from tfseg.commands.weights import Weights
+from tfseg.errors import ExportError, Paused, UserError
 
 DESCRIPTION = """Segmentation-driven classification of medical images: train, compare, explain, serve.
 Research software, not a medical device."""
@@ -22,9 +26,14 @@ COMMANDS = {
     "demo": Demo,
     "audit": Audit,
     "train": Train,
+    "search": Search,
+    "rerun": Rerun,
+    "list": List,
+    "compare": Compare,
     "evaluate": Evaluate,
     "predict": Predict,
     "export": Export,
+    "weights": Weights,
     "benchmark": Benchmark,
 }
 
@@ -33,7 +42,8 @@ def run_guarded(job: Callable[[], int]) -> int:
     """Run a job and turn the user's mistakes into a message and an exit code.
 
     Returns:
-        The job's own code; 2 after a `UserError`; 1 when an export was refused; 130 when interrupted.
+        The job's own code; 2 after a `UserError`; 1 when an export was refused; 3 when its time was over; 130 when
+        interrupted.
     """
     try:
         return job()
@@ -43,6 +53,9 @@ def run_guarded(job: Callable[[], int]) -> int:
     except ExportError as error:
         print(f"export refused: {error}", file=sys.stderr)
         return 1
+    except Paused as pause:
+        print(f"paused: {pause}; the same command goes on", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

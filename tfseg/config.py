@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
 from tfseg.errors import ConfigError
+from tfseg.spaces import Choices, Range
 
+BackboneName = Literal[
+    "small_cnn",
+    "mobilenet_v2",
+    "squeezenet_1_0",
+    "squeezenet_1_1",
+    "shufflenet_v2",
+    "shufflenet_v2_x0_5",
+    "resnet34",
+    "resnet50",
+    "xception",
+    "convnext_tiny",
+    "convnext_small",
+    "efficientnet_b0",
+    "efficientnet_b4",
+    "densenet121",
+    "vit_b16",
+    "vit_tiny16",
+    "swin_t",
+    "swin_s",
+]
+# Nobody publishes ImageNet weights of these that Keras or KerasHub can fetch.
+NO_IMAGENET = ("squeezenet_1_0", "squeezenet_1_1", "shufflenet_v2", "shufflenet_v2_x0_5", "vit_tiny16")
+# What names a file or a folder.
+PATH_FIELDS = ("data", "weights", "weights_dir", "segmenter_file", "split_file", "class_map", "cache_dir")
 Approach = Literal["plain", "hard_mask", "soft_mask", "lesion_area", "centiou"]
 
 
@@ -21,13 +47,16 @@ class ComparisonConfig:
     data: str
     """A folder with labels.csv, images/ and masks/, or NAME:PATH."""
     target: str = "label"
-    """The column to learn."""
+    """The column to learn; COLUMN:OLD=NEW,… renames classes, those of the same new name become one, OLD= leaves
+    one out."""
     image_size: int = 160
     """Side of the models' square input, in pixels."""
     resize: Literal["stretch", "pad"] = "stretch"
     """How an image becomes that square: its aspect given up, or kept on black."""
-    folds: int = 1
+    cross_validation: int = 1
     """1 for one train/validation/test split, K for K-fold cross-validation."""
+    repeats: int = 1
+    """Trainings of each classifier on each fold, from different seeds; they share the fold's segmenter."""
     split_seed: int = 0
     """Draws the split; not the training's seed, so that several seeds share one split."""
     split_file: str | None = None
@@ -35,7 +64,7 @@ class ComparisonConfig:
     test_per_class: int = 0
     """Test cases of each class, in place of a share of all; 0: 15 % of all."""
     val_fraction: float = 0.15
-    """Share of what is not tested that chooses epochs and rows, with folds or test_per_class."""
+    """Share of what is not tested that chooses epochs and rows, with cross_validation or test_per_class."""
     subgroups: tuple[str, ...] = ()
     """Columns by which the test scores are broken down."""
     external: tuple[str, ...] = ()
@@ -46,19 +75,31 @@ class ComparisonConfig:
     """Kinds of data errors to go on with, as `tfseg audit` names them."""
 
     # The segmenter.
-    segmenter: Literal["unet"] = "unet"
-    """Architecture of the segmenter."""
+    segmenter: Literal[
+        "none",
+        "unet",
+        "attention_unet",
+        "trans_unet",
+        "double_unet",
+        "swin_unet",
+        "fcn_8s",
+        "fcn_16s",
+        "fcn_32s",
+        "deeplab_v3_plus",
+        "fpn",
+    ] = "unet"
+    """Architecture of the segmenter; none: only approaches that need no mask."""
     segmenter_file: str | None = None
     """A trained segmenter (.keras) to use instead of training one."""
-    segmenter_encoder: Literal["auto", "none", "small_cnn", "mobilenet_v2"] = "auto"
+    segmenter_encoder: Literal["auto", "none", BackboneName] = "auto"
     """Contracting path; auto: mobilenet_v2 where weights are given, else the plain one."""
-    segmenter_width: int = 16
+    segmenter_width: Annotated[int, Choices(8, 16, 32)] = 16
     """Filters of the segmenter's first level."""
     segmenter_depth: int = 4
     """Halvings of the plain contracting path."""
     segmenter_epochs: int = 30
-    segmenter_batch_size: int = 8
-    segmenter_learning_rate: float = 1e-3
+    segmenter_batch_size: Annotated[int, Choices(4, 8, 16, 32)] = 8
+    segmenter_learning_rate: Annotated[float, Range(1e-5, 1e-2, log=True)] = 1e-3
     segmenter_patience: int = 30
     """Epochs without a better validation IoU before training stops."""
 
@@ -70,29 +111,49 @@ class ComparisonConfig:
         "centiou",
     )
     """Training approaches to compare."""
-    backbone: Literal["auto", "small_cnn", "mobilenet_v2"] = "auto"
+    backbone: Literal["auto", BackboneName] = "auto"
     """Network of the classifiers; auto: mobilenet_v2 where weights are given, else small_cnn."""
     weights: str | None = None
     """`imagenet`, or the path of a weights file, for the backbone and the segmenter's encoder."""
-    freeze_first: int = 90
-    """How many of the backbone's first layers stay as the pretrained weights have them."""
-    head_units: int = 64
+    weights_dir: str | None = None
+    """Folder with a file of weights for each network, NAME….npz or NAME….weights.h5, in place of `weights`."""
+    freeze_first: Annotated[int | None, Range(0, 100, step=10)] = None
+    """How many of the backbone's first layers stay as the pretrained weights have them. None: 87 % of those that have
+    weights (90 of MobileNetV2's 104)."""
+    unfreeze_per_epoch: Annotated[int, Choices(0, 1, 2, 5, 10)] = 0
+    """How many of those layers are trained from every further epoch on, the last of them first; 0: none."""
+    batch_norm: Literal["frozen", "reestimated"] = "frozen"
+    """Batch norm of a pretrained backbone: as the weights have it, or trained, from the training images' statistics."""
+    head_units: Annotated[int, Choices(0, 32, 64, 128, 256)] = 64
     """Width of the head's hidden layer; 0 for a linear head."""
-    dropout: float = 0.3
+    dropout: Annotated[float, Range(0.0, 0.6, step=0.1)] = 0.3
     """Dropout rate before the head's dense layers."""
-    class_weights: bool = True
+    class_weights: Annotated[bool, Choices(True, False)] = True
     """Weigh the cross entropy of each class by N / (N_i · C)."""
-    cross_entropy_share: float = 0.5
+    cross_entropy_share: Annotated[float, Range(0.4, 0.9, step=0.05)] = 0.5
     """CEntIoU's λ: the share of cross entropy; the rest is the overlap of saliency map and mask."""
     saliency_gradient: Literal["full", "none"] = "full"
     """Whether CEntIoU trains through the map, or only adds it to the loss."""
+    training: Literal["gradient", "probe"] = "gradient"
+    """probe: no gradient; a linear head by logistic regression on the frozen backbone's pooled features."""
     epochs: int = 25
-    batch_size: int = 16
-    learning_rate: float = 5e-4
+    batch_size: Annotated[int, Choices(8, 16, 32)] = 16
+    learning_rate: Annotated[float, Range(1e-7, 1e-2, log=True)] = 5e-4
     patience: int = 25
-    """Epochs without a lower validation loss before training stops."""
-    learning_rate_schedule: Literal["constant", "cosine"] = "cosine"
-    """Constant, or falling to zero over the epochs along a half cosine; for segmenter and classifiers."""
+    """Epochs without a better `monitor` before training stops."""
+    monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy"] = "val_loss"
+    """What chooses the epoch of a classifier."""
+
+    # The optimiser, of segmenter and classifiers alike.
+    learning_rate_schedule: Literal["constant", "cosine", "step", "plateau"] = "cosine"
+    """Constant; falling to zero along a half cosine; a tenth from half of the epochs on; or half of it whenever
+    `monitor` has not improved for a third of the patience."""
+    warmup_epochs: int = 0
+    """Epochs over which the learning rate rises from zero."""
+    momentum: Annotated[float, Range(0.8, 0.99)] = 0.9
+    """Adam's β₁."""
+    weight_decay: Annotated[float, Range(1e-5, 1e-3, log=True)] = 0.0
+    """Decoupled weight decay per step, as in AdamW."""
 
     # Augmentation of the training part.
     augmentation: Literal["none", "free", "oral", "cervical", "ebhi", "se_lcn"] = "free"
@@ -113,7 +174,7 @@ class ComparisonConfig:
     """Largest relative change of contrast."""
     saturation: float | None = None
     """Largest relative change of saturation."""
-    background_swap: float = 0.0
+    background_swap: Annotated[float, Range(0.0, 1.0, step=0.25)] = 0.0
     """Share of a classifier's images that get another image's background, around the dilated true mask."""
 
     # What an epoch is made of.
@@ -130,24 +191,27 @@ class ComparisonConfig:
     """Folder of the disk cache."""
     seed: int = 0
     """Initial weights, order and augmentation."""
-    distribution: Literal["one", "mirrored"] = "one"
-    """One device, or all devices of this machine. Batch sizes are global."""
+    distribution: Literal["one", "mirrored", "multiworker"] = "one"
+    """One device, all devices of this machine, or all those of the workers in TF_CONFIG, which run the same command
+    with the same --out on a shared disk. Batch sizes are global."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     deterministic: bool = False
     """Same weights from the same seed, bit by bit; slower."""
 
     def __post_init__(self):
-        positive = ("image_size", "folds", "segmenter_epochs", "segmenter_batch_size", "epochs", "batch_size")
-        for name in (*positive, "segmenter_width", "segmenter_depth", "segmenter_patience", "patience"):
+        positive = ("image_size", "cross_validation", "repeats", "epochs", "batch_size", "patience")
+        of_segmenter = ("epochs", "batch_size", "width", "depth", "patience")
+        for name in (*positive, *(f"segmenter_{name}" for name in of_segmenter)):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, received {getattr(self, name)}")
         for name in ("segmenter_learning_rate", "learning_rate"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"`{name}` must be above 0, received {getattr(self, name)}")
-        for name in ("epoch_images", "freeze_first", "head_units", "seed", "split_seed", "test_per_class"):
-            if getattr(self, name) < 0:
+        counts = ("epoch_images", "freeze_first", "unfreeze_per_epoch", "head_units", "seed", "split_seed")
+        for name in (*counts, "test_per_class", "warmup_epochs", "weight_decay"):
+            if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"`{name}` must be at least 0, received {getattr(self, name)}")
-        ranges = {"dropout": 0.99, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
+        ranges = {"dropout": 0.99, "momentum": 0.9999, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
         shares = ("cross_entropy_share", "background_swap", "brightness", "contrast", "saturation")
         for name, upper in {**ranges, **dict.fromkeys(shares, 1.0)}.items():
             value = getattr(self, name)
@@ -155,21 +219,110 @@ class ComparisonConfig:
                 raise ConfigError(f"`{name}` must lie in [0, {upper:g}], received {value}")
         if not 0.0 < self.val_fraction < 1.0:
             raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {self.val_fraction}")
-        if sum((self.folds > 1, bool(self.split_file), bool(self.test_per_class))) > 1:
-            raise ConfigError("only one of `folds`, `test_per_class` and `split_file` can divide the cases")
+        if sum((self.cross_validation > 1, bool(self.split_file), bool(self.test_per_class))) > 1:
+            raise ConfigError("only one of `cross_validation`, `test_per_class` and `split_file` can divide the cases")
+        if self.training == "probe" and "centiou" in self.approaches:
+            raise ConfigError("centiou trains by gradient: it can't be an approach of `--training probe`")
         if self.class_map and not self.external:
             raise ConfigError("`class_map` is for `external` datasets, and there are none")
         if not self.approaches or len(set(self.approaches)) != len(self.approaches):
             raise ConfigError(f"`approaches` must name at least one, each once, received {list(self.approaches)}")
         if self.weights is not None and self.backbone == "small_cnn":
             raise ConfigError("small_cnn has no pretrained weights: leave `--weights` out or choose mobilenet_v2")
+        if self.weights is not None and self.weights_dir is not None:
+            raise ConfigError("give `weights` or `weights_dir`, not both")
+        fitting = {"auto", "none", "small_cnn", "mobilenet_v2" if self.backbone == "auto" else self.backbone}
+        if self.weights not in (None, "imagenet") and self.segmenter_encoder not in fitting:
+            raise ConfigError(
+                f"one file of weights can't be for the backbone {self.backbone} and the segmenter's encoder "
+                f"{self.segmenter_encoder}: give a folder with a file for each as `--weights-dir`"
+            )
+        if self.weights == "imagenet" and self.backbone in NO_IMAGENET:
+            raise ConfigError(f"Keras has no ImageNet weights for {self.backbone}: give `--weights PATH` of a file")
 
     def resolved(self) -> ComparisonConfig:
         """The same with every ``auto`` decided."""
-        pretrained = "mobilenet_v2" if self.weights is not None else None
-        encoder = (pretrained or "none") if self.segmenter_encoder == "auto" else self.segmenter_encoder
-        backbone = (pretrained or "small_cnn") if self.backbone == "auto" else self.backbone
+        pretrained = self.weights is not None or self.weights_dir is not None
+        backbone, encoder = self.backbone, self.segmenter_encoder
+        if backbone == "auto":
+            backbone = "mobilenet_v2" if pretrained else "small_cnn"
+        if encoder == "auto":
+            one_file = self.weights not in (None, "imagenet")
+            encoder = "mobilenet_v2" if pretrained and not (one_file and backbone != "mobilenet_v2") else "none"
         return replace(self, segmenter_encoder=encoder, backbone=backbone)
+
+    def weights_of(self, network: str) -> str | None:
+        """Where the pretrained weights of a network are: ``imagenet``, a file, or None for random ones.
+
+        Raises:
+            ConfigError: ``weights_dir`` has no file for it, or several.
+        """
+        if network == "small_cnn" or self.weights_dir is None:
+            return None if network == "small_cnn" else self.weights
+        folder, start = Path(self.weights_dir), _letters(network)
+        files = [path for path in sorted(folder.glob("*")) if path.name.endswith((".npz", ".weights.h5"))]
+        found = [path for path in files if _letters(path.name).startswith(start)]
+        if len(found) != 1:
+            raise ConfigError(
+                f"`weights_dir`: expected one file {network}….npz or {network}….weights.h5 in {folder}, "
+                f"found {', '.join(path.name for path in found) or 'none'}"
+            )
+        return str(found[0])
+
+
+@dataclass(frozen=True)
+class Session:
+    """One sitting of a run: which part of it is done now. The results are the same however many sittings there are."""
+
+    cells: tuple[str, ...] = ()
+    """Only these rows of the table: names, or numbers from 1 in the order of the approaches. Default: all."""
+    folds: tuple[str, ...] = ()
+    """Only these folds, numbered from 0. Default: all."""
+    max_minutes: float | None = None
+    """Stop at a checkpoint before this time is over, with exit code 3; the same command goes on."""
+    tensorboard: bool = False
+    """Write TensorBoard logs, with overlays of validation images, to the run's folder."""
+
+    def __post_init__(self):
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ConfigError(f"`max_minutes` must be above 0, received {self.max_minutes}")
+
+    def rows(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are asked for.
+
+        Raises:
+            ConfigError: a name or number that there isn't.
+        """
+        chosen = []
+        for word in _words(self.cells):
+            number = int(word) if word.isdecimal() else 0
+            if word not in names and not 1 <= number <= len(names):
+                known = ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
+                raise ConfigError(f"`cells`: there is no row {word!r}; there are {known}")
+            chosen.append(word if word in names else names[number - 1])
+        return [name for name in names if name in chosen] if chosen else list(names)
+
+    def fold_numbers(self, count: int) -> list[int]:
+        """Those of `count` folds that are asked for.
+
+        Raises:
+            ConfigError: a number that there isn't.
+        """
+        words = _words(self.folds)
+        wrong = [word for word in words if not word.isdecimal() or int(word) >= count]
+        if wrong:
+            raise ConfigError(f"`folds` must be numbers from 0 to {count - 1}, received {', '.join(wrong)}")
+        return sorted({int(word) for word in words}) if words else list(range(count))
+
+
+def _letters(name: str) -> str:
+    """A name without what is written differently: ``squeezenet1_1`` and ``squeezenet_1_1`` are the same."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _words(values: tuple[str, ...]) -> list[str]:
+    """``("1,4", "7")`` as ``["1", "4", "7"]``."""
+    return [word.strip() for value in values for word in value.split(",") if word.strip()]
 
 
 def to_plain(config: ComparisonConfig) -> dict[str, Any]:
@@ -217,44 +370,3 @@ def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
 def _is_a(value: Any, kind: type) -> bool:
     """Whether a JSON value is of this type; a whole number is a float too, a truth value is no number."""
     return type(value) is kind or (kind is float and type(value) is int)
-
-
-DEMO = ComparisonConfig(
-    data="",
-    image_size=64,
-    segmenter_width=8,
-    segmenter_depth=3,
-    segmenter_epochs=10,
-    segmenter_batch_size=16,
-    epochs=24,
-    batch_size=32,
-    learning_rate=1e-3,
-    dropout=0.2,
-    epoch_images=0,
-)
-
-QUICKSTART_PRESETS = {
-    # Flips and quarter turns leave every pixel as it was photographed; on validation they were better than free
-    # rotation and scale for the fine texture that pretrained features read.
-    "quick": ComparisonConfig(data="", augmentation="se_lcn", balance="majority"),
-    "paper": ComparisonConfig(
-        data="",
-        image_size=224,
-        segmenter_width=64,
-        segmenter_epochs=200,
-        segmenter_batch_size=16,
-        segmenter_patience=20,
-        segmenter_learning_rate=1e-4,
-        freeze_first=0,
-        epoch_images=0,
-        augmentation="oral",
-        epochs=700,
-        batch_size=32,
-        patience=20,
-        learning_rate=2.5e-5,
-        learning_rate_schedule="constant",
-        class_weights=False,
-        dropout=0.0,
-        cross_entropy_share=0.6,
-    ),
-}

@@ -23,6 +23,14 @@ class WeightsError(UserError):
     """Pretrained weights cannot be had; the message names the file and the choices."""
 
 
+class TrainingError(UserError):
+    """A training broke down before there was anything to keep of it; the message says where."""
+
+
+class Paused(Exception):
+    """The time given to a run is over; what it was at is on disk, and the same command goes on."""
+
+
 class ExportError(Exception):
     """An exported model disagrees with the Keras model that it was made from."""
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields, make_dataclass
 
 import tyro
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import ComparisonConfig, Session
 from tfseg.errors import UserError
+
+PARTS = (ComparisonConfig, Session)
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class Experiment:
 
     Args:
         config: the preset, with what was changed on the command line.
+        session: which part of the grid is done now.
         preset: the preset's name.
         out: the run folder, or None.
     """
 
     config: ComparisonConfig
+    session: Session
     preset: str
     out: str | None
 
@@ -46,11 +50,11 @@ def parse_experiment(
     if chosen.preset not in presets:
         raise UserError(f"`--preset` must be one of {', '.join(presets)}, received {chosen.preset!r}")
     out = ("out", str | None, None)
-    options = make_dataclass("Options", [out], bases=(ComparisonConfig,), frozen=True)
+    options = make_dataclass("Options", [out], bases=(Session, ComparisonConfig), frozen=True)
     options.__doc__ = f"{description}\n\nPresets: {', '.join(presets)} (--preset NAME; shown: {chosen.preset})."
     values = {entry.name: getattr(presets[chosen.preset], entry.name) for entry in fields(ComparisonConfig)}
     parsed = tyro.cli(options, default=options(**values), args=rest)
-    config = ComparisonConfig(**{entry.name: getattr(parsed, entry.name) for entry in fields(ComparisonConfig)})
+    config, session = (part(**{e.name: getattr(parsed, e.name) for e in fields(part)}) for part in PARTS)
     if not config.data:
         raise UserError("`--data` is missing: a folder with labels.csv and images/, or NAME:PATH")
-    return Experiment(config, chosen.preset, parsed.out)
+    return Experiment(config, session, chosen.preset, parsed.out)

@@ -34,4 +34,8 @@ def import_tensorflow() -> None:
         import keras  # noqa: F401
         import tensorflow as tf
 
-        tf.constant(0)
+        # Every cell builds its own graphs, which TensorFlow takes for a loop that retraces by mistake.
+        tf.get_logger().setLevel("ERROR")
+        # Several workers must meet before the first operation runs.
+        if "TF_CONFIG" not in os.environ:
+            tf.constant(0)

@@ -30,6 +30,10 @@ RECORDS = (
     "history",
     "audit.json",
     "audit.html",
+    "state.json",
+    "cells",
+    "checkpoints",
+    "tensorboard",
 )
 
 
@@ -255,7 +259,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether everything was written, the report last."""
+        """Whether everything was computed and written; a grid says so itself, else the report is written last."""
+        if self.path("state.json").exists():
+            return read_json(self.path("state.json"))["state"] == "finished"
         return self.path("report.html").exists()
 
     @contextlib.contextmanager
@@ -267,7 +273,7 @@ class Run:
         try:
             yield
         except UserError:
-            if not self.finished and not self.path("cells").exists():
+            if not self.finished and not any(self.path("cells").glob("*.json")):
                 for name in RECORDS:
                     _remove(self.path(name))
                 with contextlib.suppress(OSError):

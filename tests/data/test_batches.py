@@ -133,7 +133,10 @@ def test_going_on_after_an_interruption_gives_the_same_batches():
     options = {"training": True, "augmentation": FREE, "seed": 3}
     arrays, positions = case_arrays(), np.array([5, 1, 2, 4])
     ongoing = list(islice(make_batches(arrays, positions, 2, **options), 8))
-    resumed = list(islice(make_batches(arrays, positions, 2, first_epoch=2, **options), 4))
+    resumed = list(islice(make_batches(arrays, positions, 2, first_batch=4, **options), 4))
+    inside = list(islice(make_batches(arrays, positions, 2, first_batch=5, **options), 3))
+    for left, right in zip(ongoing[5:], inside, strict=True):
+        np.testing.assert_array_equal(left["image"], right["image"])
     for left, right in zip(ongoing[4:], resumed, strict=True):
         for name in left:
             np.testing.assert_array_equal(left[name], right[name])

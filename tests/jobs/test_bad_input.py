@@ -119,7 +119,7 @@ class TestData:
                 row["group"] = f"patient{number % 3}"
 
         change(copied, edit, rows_of, write_rows)
-        refused(copied, "fold", options=("--folds", "5"))
+        refused(copied, "fold", options=("--cross-validation", "5"))
 
     def test_an_allowed_error_is_a_warning(self, command, copied, tmp_path, rows_of, write_rows, monkeypatch, capsys):
         """The mask of another size is let through, as asked, up to the reading of the images."""
@@ -196,7 +196,7 @@ class TestFullDisk:
                 Path(path).write_text("half a model")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-        monkeypatch.setattr(cells, "train_segmenter", lambda *arguments: (Segmenter(), pd.DataFrame()))
+        monkeypatch.setattr(cells, "train_segmenter", lambda *arguments: (Segmenter(), pd.DataFrame(), ""))
         code, errors = command("train", phantoms, *QUICK, "--out", tmp_path / "run")
         assert code == 2 and "no space left" in errors and "segmenter.keras" in errors
         assert not (tmp_path / "run").exists()
@@ -205,7 +205,7 @@ class TestFullDisk:
         import shutil
 
         folder = Path(shutil.copytree(finished[0].folder, tmp_path / "run"))
-        for name in ("report.html", "metrics.json", "table.md"):
+        for name in ("state.json", "report.html", "metrics.json", "table.md"):
             (folder / name).unlink()
         full(".html")
         config = finished[1]

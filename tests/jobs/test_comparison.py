@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from PIL import Image
 
+from tfseg.config import Session
 from tfseg.data.decode import restore_map
 from tfseg.data.phantom import PhantomConfig, write_phantoms
-from tfseg.errors import ConfigError, DataError, RunError, UserError
+from tfseg.errors import ConfigError, DataError, RunError, TrainingError, UserError
 from tfseg.export.predictor import load_predictor
 from tfseg.jobs import cells, comparison
 from tfseg.jobs.comparison import describe_files, run_comparison
@@ -25,6 +28,8 @@ CLASSIFICATION = {
     "balanced_accuracy",
     "kappa",
     "auc",
+    "average_precision",
+    "specificity_macro",
     "ece",
     "brier",
     *(f"{name}_{average}" for name in ("precision", "recall", "f1") for average in ("macro", "weighted")),
@@ -42,8 +47,8 @@ SEGMENTATION = {
     "hausdorff95",
     "surface_distance",
 }
-COST = {"epochs", "best_epoch", "train_seconds", "seconds_per_epoch", "parameters", "latency_ms"}
-TIMES = {"train_seconds", "seconds_per_epoch", "latency_ms"}
+COST = {"epochs", "best_epoch", "train_seconds", "seconds_per_epoch", "peak_memory_mb", "parameters", "latency_ms"}
+TIMES = {"train_seconds", "seconds_per_epoch", "latency_ms", "peak_memory_mb"}
 
 
 def quiet(line: str) -> None:
@@ -156,7 +161,9 @@ class TestRunFolder:
         accuracy = rows(run)["plain"]["metrics"]["accuracy"]["mean"]
         assert f"{accuracy:.3f}" in table
         page = run.path("report.html").read_text(encoding="utf-8")
-        assert page.count("data:image/png;base64,") == len(list(run.path("figures").glob("*.png")))
+        pictures = [*run.path("figures").glob("*.png"), *run.path("comparison", "figures").glob("*.png")]
+        assert page.count("data:image/png;base64,") == len(pictures)
+        assert "Which differences hold" in page and "plain − soft_mask" in page
 
     def test_splits_keep_groups_together_and_hold_every_case_once(self, finished, phantoms, rows_of):
         (split,) = read_json(finished[0].path("splits.json"))
@@ -195,7 +202,7 @@ class TestPredictions:
         run = finished[0]
         table = predictions(run, row)
         assert list(table.columns) == [
-            *("id", "image", "true", "predicted", "confidence", "abstained"),
+            *("id", "image", "group", "true", "predicted", "confidence", "abstained"),
             *("prob_benign", "prob_malignant"),
         ]
         probabilities = table[["prob_benign", "prob_malignant"]].to_numpy()
@@ -286,7 +293,7 @@ class TestResuming:
 
     def test_a_finished_run_returns_at_once(self, finished, count, monkeypatch):
         run, config, _ = finished
-        monkeypatch.setattr(comparison, "run_fold", lambda *arguments: pytest.fail("trains again"))
+        monkeypatch.setattr(comparison, "run_grid", lambda *arguments: pytest.fail("trains again"))
         before, lines = state(run.folder), []
         again = run_comparison(config, run.folder, experiment="train", preset="custom", say=lines.append)
         assert again.folder == run.folder and state(run.folder) == before
@@ -309,7 +316,7 @@ class TestResuming:
 class TestFolds:
     @pytest.fixture(scope="class")
     def run(self, phantoms, tiny, tmp_path_factory):
-        config = tiny(phantoms, folds=2, approaches=("centiou",))
+        config = tiny(phantoms, cross_validation=2, approaches=("centiou",))
         return run_comparison(config, tmp_path_factory.mktemp("folds") / "run", say=quiet)
 
     def test_intervals_are_students(self, run):
@@ -526,7 +533,7 @@ class TestBinding:
 
     def test_mistakes_about_what_comes_last_are_found_first(self, phantoms, tiny, tmp_path, monkeypatch):
         """Nothing is trained, and the folder takes the corrected command."""
-        monkeypatch.setattr(comparison, "run_fold", lambda *values: pytest.fail("it trained"))
+        monkeypatch.setattr(comparison, "run_grid", lambda *values: pytest.fail("it trained"))
         for wrong, message in (
             ({"subgroups": ("agee",)}, "no column agee"),
             ({"external": (str(tmp_path / "nowhere"),)}, "does not exist"),
@@ -542,11 +549,94 @@ class TestBinding:
     ):
         write_rows(copied / "labels.csv", [row | {"mask": ""} for row in rows_of(copied / "labels.csv")])
         segmenter = str(finished[0].path("models", "segmenter.keras"))
-        config = tiny(copied, approaches=("hard_mask",), epochs=1, folds=2, segmenter_file=segmenter, cache="disk")
-        run = run_comparison(
-            replace(config, cache_dir=str(tmp_path / "cache")), tmp_path / "run", say=lambda line: None
-        )
+        config = tiny(copied, approaches=("hard_mask",), epochs=1, cross_validation=2, segmenter_file=segmenter)
+        config = replace(config, cache="disk", cache_dir=str(tmp_path / "cache"))
+        run = run_comparison(config, tmp_path / "run", say=lambda line: None)
         (row,) = read_json(run.path("metrics.json"))["rows"]
         assert row["name"] == "hard_mask" and sum(map(sum, row["confusion"])) == 36
         assert any((tmp_path / "cache").rglob("*.npy")), "the decoded images are kept on the disk"
         assert run.path("models", "segmenter.keras").exists()
+
+
+class TestGrid:
+    """Folds and repeats, done in parts, and what a part says about itself."""
+
+    @pytest.fixture(scope="class")
+    def parts(self, phantoms, tiny, tmp_path_factory):
+        """The configuration, the folder, and the records after each sitting."""
+        config = tiny(
+            phantoms, cross_validation=2, repeats=2, approaches=("plain", "soft_mask"), epochs=2, segmenter_epochs=2
+        )
+        folder, seen = tmp_path_factory.mktemp("grid") / "run", []
+        for session in (Session(cells=("plain",), folds=("1",)), Session(cells=("2",)), Session()):
+            run = run_comparison(config, folder, session=session, say=quiet)
+            report = run.path("report.html").read_text(encoding="utf-8")
+            seen.append((read_json(run.path("metrics.json")), run.finished, report))
+        return run, seen
+
+    def test_a_part_is_tabulated_and_says_that_it_is_one(self, parts):
+        (metrics, done, page), *_ = parts[1]
+        assert [row["name"] for row in metrics["rows"]] == ["segmenter", "plain"] and not done
+        assert len(metrics["rows"][1]["metrics"]["accuracy"]["values"]) == 2, "two repeats of one fold"
+        assert not metrics["complete"] and len(metrics["missing"]) == 10 - 3
+        assert "3 of 10 cells are done" in page and "segmenter-fold0" in page
+
+    def test_the_whole(self, parts):
+        run, (_, (half, *_), (metrics, done, page)) = parts
+        assert not half["complete"] and metrics["complete"] and done and "cells are done" not in page
+        by_name = {row["name"]: row["metrics"] for row in metrics["rows"]}
+        cells = [read_json(path) for path in run.path("cells").glob("plain-*.json")]
+        assert len(cells) == 4 and {(cell["fold"], cell["repeat"]) for cell in cells} == {
+            (fold, repeat) for fold in (0, 1) for repeat in (0, 1)
+        }
+        table = predictions(run, "plain")
+        right = (table["true"] == table["predicted"]).groupby([table["fold"], table["repeat"]]).mean()
+        values = by_name["plain"]["accuracy"]["values"]
+        assert values == pytest.approx([right[fold].mean() for fold in (0, 1)]), "one value per fold"
+        assert len(by_name["segmenter"]["dice"]["values"]) == 2
+
+    def test_repeats_differ_and_share_the_segmenter(self, parts):
+        run = parts[0]
+        first, second = (
+            pd.read_csv(run.path("history", f"soft_mask-fold0{end}.csv"))["loss"][0] for end in ("", "-repeat1")
+        )
+        assert first != second
+        assert sorted(path.name for path in run.path("models", "segmenter").iterdir()) == ["fold0.keras", "fold1.keras"]
+        names = sorted(path.name for path in run.path("models", "soft_mask").iterdir())
+        assert names == [*(f"fold{fold}-repeat{repeat}.keras" for fold in (0, 1) for repeat in (0, 1)), "model.keras"]
+        assert not run.path("checkpoints").exists()
+
+    def test_a_loss_that_is_no_number_stops_its_cell_only(self, phantoms, tiny, tmp_path, monkeypatch):
+        """The second approach breaks down in its second epoch, the third in its first."""
+        from tfseg.training import classifier
+
+        fit = classifier.fit
+
+        def failing(model, batches, validation, *, description, epochs, steps, **options):
+            start = {"hard_mask": steps, "soft_mask": 0}.get(description, 10**6)
+
+            def broken(first):
+                def spoil(number, batch):
+                    inputs, labels, weights = batch
+                    return inputs, labels, tf.where(number < start, weights, float("nan"))
+
+                return tf.data.Dataset.zip(tf.data.Dataset.counter(first), batches(first)).map(spoil)
+
+            return fit(model, broken, validation, description=description, epochs=epochs, steps=steps, **options)
+
+        monkeypatch.setattr(classifier, "fit", failing)
+        config = tiny(phantoms, approaches=("plain", "hard_mask", "soft_mask"), epochs=3, segmenter_epochs=1)
+        with pytest.raises(TrainingError, match=r"1 of 4 cells failed:\n  soft_mask-fold0: soft_mask: the loss is no"):
+            run_comparison(config, tmp_path / "run", say=quiet)
+        run = Run(tmp_path / "run")
+        metrics = read_json(run.path("metrics.json"))
+        rows = {row["name"]: row for row in metrics["rows"]}
+        assert list(rows) == ["segmenter", "plain", "hard_mask"] and not run.finished
+        (note,) = rows["hard_mask"]["notes"]
+        assert re.match(r"hard_mask-fold0: the loss is no number in epoch 2, batch 1 \(images phantom_", note)
+        assert rows["hard_mask"]["metrics"]["best_epoch"]["mean"] == 1, "the last good weights are kept"
+        assert np.isfinite(predictions(run, "hard_mask")["prob_benign"]).all()
+        assert "soft_mask-fold0" in metrics["failed"]
+        assert note in run.path("table.md").read_text(encoding="utf-8")
+        monkeypatch.undo()
+        assert run_comparison(config, run.folder, say=quiet).finished, "the next try trains the failed one"

@@ -223,7 +223,7 @@ class TestElsewhere:
 
     def test_a_map_that_names_what_is_not_there(self, finished, foreign, tmp_path):
         (tmp_path / "wrong.json").write_text('{"naevus": "benign"}', encoding="utf-8")
-        with pytest.raises(UserError, match="wrong.json names classes that .* doesn't have: naevus"):
+        with pytest.raises(UserError, match="wrong.json: .* has no class naevus to rename"):
             evaluate_model(finished[0].folder, foreign, tmp_path / "out", class_map=tmp_path / "wrong.json", say=quiet)
         (tmp_path / "wrong.json").write_text('["nevus"]', encoding="utf-8")
         with pytest.raises(UserError, match="JSON object"):

@@ -81,8 +81,9 @@ def train(name, sizes):
             )
     before = model.get_weights()
     validation = batches(adapt, [4, 3], seed=1)
-    table = fit(model, batches(adapt, sizes), validation, epochs=EPOCHS, steps=len(sizes), patience=9)
-    record = {column: float(table[column].iloc[0]) for column in table.columns if column not in ("epoch", "seconds")}
+    table, _ = fit(model, lambda first: batches(adapt, sizes), validation, epochs=EPOCHS, steps=len(sizes), patience=9)
+    reported = table.drop(columns=["epoch", "seconds", "peak_memory_mb"])
+    record = {column: float(reported[column].iloc[0]) for column in reported.columns}
     moved = max(float(np.abs(left - right).max()) for left, right in zip(before, model.get_weights(), strict=True))
     return {"record": record, "moved": moved, "weights": [value.tolist() for value in model.get_weights()]}
 
@@ -127,6 +128,7 @@ def main(path):
                 # CEntIoU takes a smaller last batch as it is; Keras's own losses are means over each replica.
                 last = 3 if name == "centiou" else 4
                 found[distribution]["trainings"][name] = train(name, [4] * (STEPS - 1) + [last])
+    found["full"] = {"trainings": {"centiou": train("centiou", [4] * STEPS)}}
     set_precision("mixed_float16")
     with make_strategy("mirrored").scope():
         found["mixed"] = train("centiou", [4] * STEPS)
@@ -134,6 +136,54 @@ def main(path):
     assert keras.mixed_precision.global_policy().name == "mixed_float16"
     with open(path, "w") as file:
         json.dump(found, file)
+
+
+def work(path):
+    """One of two workers, as TF_CONFIG says: the chief writes what it found."""
+    from tfseg.training.devices import is_chief, make_strategy
+
+    strategy = make_strategy("multiworker")
+    with strategy.scope():
+        trainings = {name: train(name, [4] * STEPS) for name in TRAININGS}
+    found = {"replicas": strategy.num_replicas_in_sync, "trainings": trainings}
+    if is_chief(strategy):
+        with open(path, "w") as file:
+            json.dump(found, file)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """Two processes of this file train together, and a third one alone."""
+    import socket
+
+    folder = tmp_path_factory.mktemp("workers")
+    sockets = [socket.socket() for _ in range(2)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    cluster = {"worker": [f"localhost:{one.getsockname()[1]}" for one in sockets]}
+    for one in sockets:
+        one.close()
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"}
+    processes = []
+    for number in range(2):
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": number}})
+        words = [sys.executable, __file__, str(folder / "two.json"), "work"]
+        own = environment | {"TF_CONFIG": config}
+        processes.append(subprocess.Popen(words, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    outputs = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:]
+    return json.loads((folder / "two.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_workers_end_with_the_weights_of_one(found, workers, name):
+    """All batches full: CEntIoU's last one of the other test is not."""
+    one, two = found["one" if name != "centiou" else "full"]["trainings"][name], workers["trainings"][name]
+    assert workers["replicas"] == 2
+    for left, right in zip(one["weights"], two["weights"], strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+    assert two["record"]["loss"] == pytest.approx(one["record"]["loss"], abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -217,4 +267,4 @@ def test_seeds_decide_the_weights():
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (work if sys.argv[2:] == ["work"] else main)(sys.argv[1])

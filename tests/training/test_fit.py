@@ -24,14 +24,19 @@ def pairs(y, count=None):
     return one.repeat(count)
 
 
+def fit_on(model, training, validation, **options):
+    """The record of a training on batches that begin anew whatever the number."""
+    return fit(model, lambda first: training, validation, **options)[0]
+
+
 def weight(model):
     return float(np.asarray(model.layers[0].kernel)[0, 0])
 
 
 def test_the_record():
     model = slope()
-    table = fit(model, pairs(1.0), pairs(1.0, 1), epochs=3, steps=2, patience=5)
-    assert list(table.columns) == ["epoch", "seconds", "loss", "val_loss"]
+    table = fit_on(model, pairs(1.0), pairs(1.0, 1), epochs=3, steps=2, patience=5)
+    assert list(table.columns) == ["epoch", "seconds", "peak_memory_mb", "loss", "val_loss"]
     assert list(table["epoch"]) == [1, 2, 3]
     assert (table["seconds"] > 0).all()
     # Two steps an epoch: w = 0.75, 0.9375 and 0.984375 at its end.
@@ -45,7 +50,7 @@ def test_the_record():
 def test_the_best_epochs_weights_come_back_after_patience(target, best, epochs):
     """Validation wants another weight than training, so it is best at epoch 1 or 2 and then gets worse."""
     model = slope()
-    table = fit(model, pairs(1.0), pairs(target, 1), epochs=20, steps=1, patience=2)
+    table = fit_on(model, pairs(1.0), pairs(target, 1), epochs=20, steps=1, patience=2)
     assert len(table) == epochs
     assert weight(model) == pytest.approx(best)
     assert table["val_loss"].min() == pytest.approx((best - target) ** 2, abs=1e-7)
@@ -53,20 +58,20 @@ def test_the_best_epochs_weights_come_back_after_patience(target, best, epochs):
 
 def test_the_best_epochs_weights_come_back_without_patience_running_out():
     model = slope()
-    assert len(fit(model, pairs(1.0), pairs(0.5, 1), epochs=3, steps=1, patience=10)) == 3
+    assert len(fit_on(model, pairs(1.0), pairs(0.5, 1), epochs=3, steps=1, patience=10)) == 3
     assert weight(model) == pytest.approx(0.5)
 
 
 def test_more_can_be_better():
     model = slope()
     model.compile(keras.optimizers.SGD(0.25), "mse", metrics=[keras.metrics.MeanAbsoluteError(name="error")])
-    fit(model, pairs(1.0), pairs(0.0, 1), epochs=4, steps=1, patience=3, monitor="val_error", mode="max")
+    fit_on(model, pairs(1.0), pairs(0.0, 1), epochs=4, steps=1, patience=3, monitor="val_error", mode="max")
     assert weight(model) == pytest.approx(1 - 0.5**4)
 
 
 def test_a_training_that_never_was_a_number_is_the_users_to_mend():
-    with pytest.raises(UserError, match="wild: the loss is no number in the first epoch.*learning rate"):
-        fit(slope(1e38), pairs(1.0), pairs(1.0, 1), epochs=3, steps=3, patience=5, description="wild")
+    with pytest.raises(UserError, match="wild: the loss is no number in epoch 1, batch .; .*learning rate"):
+        fit_on(slope(1e38), pairs(1.0), pairs(1.0, 1), epochs=3, steps=3, patience=5, description="wild")
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -88,10 +93,10 @@ def test_a_metric_cannot_make_a_broken_network_the_best(epochs_before):
     model.compile(keras.optimizers.SGD(0.25), "mse", metrics=[Broken(name="score")])
     options = {"epochs": 5, "steps": 2, "patience": 5, "monitor": "val_score", "mode": "max"}
     if epochs_before == 0:
-        with pytest.raises(UserError, match="no number in the first epoch"):
-            fit(model, breaking_down(0), pairs(1.0, 1), **options)
+        with pytest.raises(UserError, match="no number in epoch 1, batch 1"):
+            fit_on(model, breaking_down(0), pairs(1.0, 1), **options)
     else:
-        table = fit(model, breaking_down(epochs_before), pairs(1.0, 1), **options)
+        table = fit_on(model, breaking_down(epochs_before), pairs(1.0, 1), **options)
         assert len(table) == epochs_before + 1, "there is nothing to go on with"
         # The first epoch is the best of two with the same score.
         assert weight(model) == pytest.approx(0.75)
@@ -118,7 +123,7 @@ def test_epochs_go_on_through_the_endless_batches(tiny_arrays):
     model = Recorder()
     model.compile(run_eagerly=True)
     training = make_batches(arrays, np.arange(6), 2, training=True, seed=1)
-    fit(model, training, make_batches(arrays, np.arange(6), 2), epochs=3, steps=3, patience=9)
+    fit_on(model, training, make_batches(arrays, np.arange(6), 2), epochs=3, steps=3, patience=9)
     epochs = [model.seen[start : start + 6] for start in (0, 6, 12)]
     assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3, 4, 5]] * 3
     assert epochs[0] != epochs[1] != epochs[2]

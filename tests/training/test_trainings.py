@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from tfseg.config import ComparisonConfig
@@ -14,9 +15,12 @@ from tfseg.errors import ConfigError, UserError
 from tfseg.layers.outputs import model_info
 from tfseg.losses.dice import DiceCrossEntropy
 from tfseg.models.classifier import APPROACHES, inference_graph
-from tfseg.training import stages
+from tfseg.training import classifier as classifier_module
+from tfseg.training import segmenter as segmenter_module
+from tfseg.training import setup
+from tfseg.training.classifier import train_classifier
 from tfseg.training.devices import training_batch_size, validation_batch_size
-from tfseg.training.stages import lesion_maps, load_segmenter, predict_masks, train_classifier, train_segmenter
+from tfseg.training.segmenter import lesion_maps, load_segmenter, predict_masks, train_segmenter
 
 SIDE = 24
 SPLIT = Split(np.arange(8), np.arange(8, 11), np.arange(11, 14))
@@ -46,7 +50,7 @@ def arrays(tiny_arrays):
 @pytest.fixture(scope="module")
 def segmented(tiny_arrays):
     arrays = tiny_arrays(14, SIDE)
-    return arrays, *train_segmenter(CONFIG, arrays, SPLIT)
+    return arrays, *train_segmenter(CONFIG, arrays, SPLIT)[:2]
 
 
 def intersection_over_union(left, right):
@@ -92,24 +96,41 @@ def test_a_trained_segmenter_can_be_loaded(segmented, tmp_path, tiny_arrays):
 
 def test_cases_without_a_mask_are_left_out_of_segmentation(segmented, arrays, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        stages, "make_batches", lambda *args, **options: seen.append(args[1]) or make_batches(*args, **options)
-    )
-    monkeypatch.setattr(stages, "fit", lambda *args, **options: None)
+    for module in (setup, segmenter_module):
+        monkeypatch.setattr(
+            module, "make_batches", lambda *args, **options: seen.append(args[1]) or make_batches(*args, **options)
+        )
+    replace_fit(monkeypatch, lambda model, batches, *args, **options: batches(0))
     arrays.has_mask[[1, 9]] = False
     train_segmenter(CONFIG, arrays, SPLIT)
-    assert [list(positions) for positions in seen] == [[0, 2, 3, 4, 5, 6, 7], [8, 10]]
+    assert sorted(list(positions) for positions in seen) == [[0, 2, 3, 4, 5, 6, 7], [8, 10]]
+
+
+def replace_fit(monkeypatch, fake):
+    """Both trainings fit by `fake`, whose own result is left out."""
+
+    def fit(*args, **options):
+        fake(*args, **options)
+        return pd.DataFrame({"epoch": []}), ""
+
+    for module in (classifier_module, segmenter_module):
+        monkeypatch.setattr(module, "fit", fit)
 
 
 def what_is_asked_of_the_batches(monkeypatch, train, *arguments):
     """Positions and augmentation of the training batches."""
     seen = []
     monkeypatch.setattr(
-        stages,
+        setup,
         "make_batches",
         lambda *args, **options: seen.append((args[1], options)) or make_batches(*args, **options),
     )
-    monkeypatch.setattr(stages, "fit", lambda *args, **options: seen.append(options["steps"]))
+
+    def fake(model, batches, *args, **options):
+        batches(0)
+        seen.append(options["steps"])
+
+    replace_fit(monkeypatch, fake)
     train(*arguments)
     ((positions, options),) = [entry for entry in seen if isinstance(entry, tuple) and entry[1].get("training")]
     return positions, options["augmentation"], [entry for entry in seen if isinstance(entry, int)]
@@ -146,7 +167,7 @@ def test_class_weights_follow_the_balanced_part(arrays, monkeypatch):
     """Repeated up to the majority, every class weighs the same: nothing is corrected twice."""
     arrays.labels[:8] = [0, 0, 0, 0, 0, 0, 1, 1]
     weights = []
-    monkeypatch.setattr(stages, "fit", lambda model, batches, *args, **options: weights.extend(next(iter(batches))[2]))
+    replace_fit(monkeypatch, lambda model, batches, *args, **options: weights.extend(next(iter(batches(0)))[2]))
     for balance in ("none", "majority"):
         train_classifier(replace(CONFIG, balance=balance, batch_size=8), "plain", arrays, SPLIT, 2)
     assert sorted({round(float(weight), 4) for weight in weights[:8]}) == [round(8 / 12, 4), 2.0]
@@ -169,7 +190,8 @@ def test_the_classifiers_best_epoch_is_what_is_kept(approach, arrays):
     arrays.labels[[0, 6]] = -1, 1
     split = replace(SPLIT, train=np.arange(8))
     maps = np.where(arrays.masks == 1, 255, 40).astype(np.uint8)
-    classifier, history = train_classifier(CONFIG, approach, arrays, split, 2, maps)
+    trained = train_classifier(CONFIG, approach, arrays, split, 2, maps)
+    classifier, history = trained.classifier, trained.history
     assert len(history) == 3 and {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history.columns)
     best = history.loc[history["val_loss"].idxmin()]
     column = "val_loss"
@@ -191,9 +213,9 @@ def test_what_each_approach_is_given(arrays, monkeypatch):
     given = {}
 
     def record(model, training, validation, **options):
-        given[options["description"].split(" ")[0]] = next(iter(training)), options
+        given[options["description"].split(" ")[0]] = next(iter(training(0))), options
 
-    monkeypatch.setattr(stages, "fit", record)
+    replace_fit(monkeypatch, record)
     arrays.labels[[0, 2, 9]] = -1
     maps = np.zeros(arrays.masks.shape, np.uint8)
     for approach in APPROACHES:
@@ -226,7 +248,7 @@ def test_what_is_missing_is_named(arrays):
 
 def test_the_segmenters_loss_is_dice_and_cross_entropy(arrays, monkeypatch):
     compiled = {}
-    monkeypatch.setattr(stages, "fit", lambda model, *args, **options: compiled.update(loss=model.loss, **options))
+    replace_fit(monkeypatch, lambda model, *args, **options: compiled.update(loss=model.loss, **options))
     train_segmenter(CONFIG, arrays, SPLIT)
     assert isinstance(compiled["loss"], DiceCrossEntropy)
     assert (compiled["monitor"], compiled["mode"]) == ("val_iou", "max")
@@ -253,3 +275,93 @@ def test_no_replica_is_left_without_a_validation_image(replicas):
             assert min(max(images - part * replica, 0) for replica in range(replicas)) > 0, (count, size)
     with pytest.raises(ConfigError, match="1 validation cases"):
         validation_batch_size(1, 2, 2)
+
+
+class TestPretrained:
+    """What is frozen of a backbone with weights, and what thaws."""
+
+    @pytest.fixture
+    def weights(self, tmp_path):
+        from tfseg.models.backbones import build_backbone
+
+        keras.utils.set_random_seed(5)
+        features = build_backbone("mobilenet_v2", (32, 32, 3))
+        features.save_weights(tmp_path / "backbone.weights.h5")
+        return str(tmp_path / "backbone.weights.h5")
+
+    def classifier(self, weights, monkeypatch, tiny_arrays, **changes):
+        """The classifier before its training, and the callbacks that it would have."""
+        seen = {}
+        replace_fit(monkeypatch, lambda *args, **options: seen.update(options["extra"]))
+        config = replace(CONFIG, image_size=32, backbone="mobilenet_v2", weights=weights, **changes)
+        trained = train_classifier(config, "plain", tiny_arrays(14, 32), SPLIT, 2)
+        return trained.classifier.features, seen
+
+    def norms(self, features):
+        return [layer for layer in features.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+    def test_batch_norm_stays_as_it_is_and_does_not_thaw(self, weights, monkeypatch, tiny_arrays):
+        features, extra = self.classifier(weights, monkeypatch, tiny_arrays, freeze_first=10, unfreeze_per_epoch=2)
+        assert not any(layer.trainable for layer in self.norms(features))
+        weighted = [layer for layer in features.layers if layer.weights]
+        thawing = extra["thaw"]._layers
+        assert thawing == [layer for layer in weighted[:10] if not isinstance(layer, keras.layers.BatchNormalization)]
+
+    def test_batch_norm_with_statistics_of_the_images(self, weights, monkeypatch, tiny_arrays):
+        from tfseg.models.backbones import build_backbone
+
+        features, extra = self.classifier(
+            weights, monkeypatch, tiny_arrays, freeze_first=0, batch_norm="reestimated", unfreeze_per_epoch=2
+        )
+        assert all(layer.trainable for layer in self.norms(features)) and "thaw" not in extra
+        assert np.abs(self.norms(features)[0].moving_mean).max() > 0.01, "random weights begin with zero"
+        images = tiny_arrays(4, 32).images / np.float32(255)
+        before = build_backbone("mobilenet_v2", (32, 32, 3), weights)(images, training=False)
+        np.testing.assert_allclose(features(images, training=False), before, atol=2e-3 * np.abs(before).max())
+
+
+def test_what_chooses_the_epoch_can_be_told(arrays, monkeypatch):
+    seen = []
+    replace_fit(monkeypatch, lambda *args, **options: seen.append((options["monitor"], options["mode"])))
+    for monitor in ("val_loss", "val_balanced_accuracy"):
+        train_classifier(replace(CONFIG, monitor=monitor), "plain", arrays, SPLIT, 2)
+    assert seen == [("val_loss", "min"), ("val_balanced_accuracy", "max")]
+
+
+def test_a_probe_is_logistic_regression_on_pooled_features(arrays):
+    """Against scikit-learn on the features that the trained parts give."""
+    from sklearn.linear_model import LogisticRegression
+
+    config = replace(CONFIG, training="probe", approaches=("plain",))
+    maps = np.where(arrays.masks == 1, 255, 0).astype(np.uint8)
+    for approach in ("plain", "soft_mask"):
+        trained = train_classifier(config, approach, arrays, SPLIT, 2, maps)
+        classifier, record = trained.classifier, trained.history.iloc[0]
+        visible = arrays.images / np.float32(255)
+        if approach == "soft_mask":
+            visible = visible * (arrays.masks[..., None] == 1)
+        pooled = np.asarray(classifier.features(visible, training=False)).mean((1, 2))
+        seen = np.concatenate([SPLIT.train, SPLIT.val])
+        spread = pooled[seen].std(0) + 1e-6
+        scaled = (pooled - pooled[seen].mean(0)) / spread
+        regression = LogisticRegression(C=record["inverse_penalty"], class_weight="balanced", max_iter=2000)
+        regression.fit(scaled[seen], arrays.labels[seen])
+        logits = classifier.head(classifier.features(visible, training=False), training=False)
+        np.testing.assert_allclose(keras.ops.softmax(logits)[:, 1], regression.predict_proba(scaled)[:, 1], atol=2e-3)
+        assert trained.validation.shape == (3, 2)
+        np.testing.assert_allclose(trained.validation.sum(1), 1.0, atol=1e-5)
+        truth = arrays.labels[SPLIT.val]
+        assert record["val_accuracy"] == pytest.approx((trained.validation.argmax(1) == truth).mean())
+
+
+def test_a_probe_computes_the_features_of_whole_images_once(arrays, monkeypatch):
+    from tfseg.training import probe
+
+    counted = []
+    pooled = probe._pooled
+    monkeypatch.setattr(probe, "_pooled", lambda *args: counted.append(args[1]) or pooled(*args))
+    config, memo = replace(CONFIG, training="probe", approaches=("plain",)), {}
+    maps = np.zeros(arrays.masks.shape, np.uint8)
+    for approach in ("plain", "plain", "hard_mask", "hard_mask"):
+        train_classifier(config, approach, arrays, SPLIT, 2, maps, memo=memo)
+    assert counted == ["plain", "hard_mask", "hard_mask"], "another fold has other masks"

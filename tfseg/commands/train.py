@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tfseg.commands.arguments import Data, command_line
-from tfseg.config import ComparisonConfig
+from tfseg.config import ComparisonConfig, Session
 from tfseg.quiet import import_tensorflow
+
+PARTS = (ComparisonConfig, Session)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Train(ComparisonConfig):
+class Train(Session, ComparisonConfig):
     """Train a segmenter and one or several classifiers, and test them on the same held-out cases.
 
     For example:
@@ -49,10 +51,13 @@ class Train(ComparisonConfig):
     """Run folder; one whose config.json matches is resumed. Default: runs/train/<time>."""
 
     def run(self) -> int:
+        config, session = (part(**{e.name: getattr(self, e.name) for e in fields(part)}) for part in PARTS)
         import_tensorflow()
         from tfseg.jobs.comparison import describe_files, run_comparison
 
-        config = ComparisonConfig(**{entry.name: getattr(self, entry.name) for entry in fields(ComparisonConfig)})
-        run = run_comparison(config, self.out, experiment="train", preset="custom", command=command_line())
-        print(describe_files(run))
+        run = run_comparison(
+            config, self.out, experiment="train", preset="custom", command=command_line(), session=session
+        )
+        if run.path("metrics.json").exists():
+            print(describe_files(run))
         return 0

@@ -136,7 +136,7 @@ def make_batches(
     augmentation: Augmentation | None = None,
     lesion_probability: np.ndarray | None = None,
     seed: int = 0,
-    first_epoch: int = 0,
+    first_batch: int = 0,
 ) -> tf.data.Dataset:
     """Batches of chosen cases.
 
@@ -152,7 +152,7 @@ def make_batches(
             ``lesion`` too.
         seed: the order depends on seed, epoch and the list of positions; how a case is augmented, on seed, epoch, the
             position, and how often it stood before in the list.
-        first_epoch: where to go on after an interruption.
+        first_batch: number of the batch to begin with, to go on after an interruption; only in training.
 
     Returns:
         A dataset of dictionaries: ``image`` float32 (B, S, S, 3) in [0, 1]; ``mask`` float32 (B, S, S, C);
@@ -217,8 +217,12 @@ def make_batches(
             chosen = (order % len(arrays), tf.gather(draws, order))
             return tf.data.Dataset.from_tensor_slices(chosen).batch(batch_size)
 
-        dataset = tf.data.Dataset.counter(first_epoch).flat_map(epoch_order)
-    return dataset.map(assemble, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        whole_epochs, rest = divmod(first_batch, steps_per_epoch(len(positions), batch_size))
+        dataset = tf.data.Dataset.counter(whole_epochs).flat_map(epoch_order).skip(rest)
+    options = tf.data.Options()
+    # Of several workers each takes its part of every batch: the cases are in memory, not in files to be shared out.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.map(assemble, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _fetcher(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +114,19 @@ class Cases:
     def subset(self, positions: Sequence[int] | np.ndarray) -> Cases:
         """The cases at these positions, in this order."""
         return replace(self, table=self.table.iloc[list(positions)].reset_index(drop=True))
+
+    def relabelled(self, names: Mapping[str, str | None]) -> Cases:
+        """The cases with classes under other names; classes of the same new name are one, and None leaves one out.
+
+        Raises:
+            ConfigError: names of classes that there aren't.
+        """
+        unknown = sorted(set(names) - set(self.classes))
+        if unknown:
+            known = ", ".join(self.classes)
+            raise ConfigError(f"{self.name} has no class {', '.join(unknown)} to rename; there are {known}")
+        labels = [names.get(label, label) if isinstance(label, str) else None for label in self.table["label"]]
+        return replace(self, table=self.table.assign(label=labels), classes=())
 
     def fingerprint(self) -> str:
         """A digest of ids, labels, groups and the files' names and sizes: changes when the data does."""

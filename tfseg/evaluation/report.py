@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tfseg.errors import RunError
+from tfseg.evaluation import comparison_page
 from tfseg.evaluation.tables import MISSING, duration, footnotes, number, shown_tables, subgroup_cells, table_cells
 from tfseg.run import read_json, write_json, write_text
 
@@ -77,8 +78,9 @@ def write_report(run_folder: str | Path) -> Path:
     """Write ``report.html``: one page with everything that lies in the run's folder, which opens without a
     network.
 
-    Shown where they exist: ``metrics.json`` (tables, and per class where rows have ``per_class`` or
-    ``confusion``), ``figures/*.png``, ``data.json``, ``config.json``, ``environment.json``.
+    Shown where they exist: ``metrics.json`` (tables, and per class where rows have ``per_class`` or ``confusion``),
+    ``comparison/comparison.json`` (see `tfseg.jobs.compare`), ``figures/*.png``, ``data.json``, ``config.json``,
+    ``environment.json``.
 
     Args:
         run_folder: the run's folder.
@@ -98,6 +100,8 @@ def write_report(run_folder: str | Path) -> Path:
         name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").exists() else None
         for name in ("metrics", "data", "config", "environment")
     }
+    compared = folder / "comparison" / "comparison.json"
+    comparisons = read_json(compared)["comparisons"] if compared.exists() else []
     metrics = records["metrics"]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfseg.evaluation"),
@@ -115,6 +119,7 @@ def write_report(run_folder: str | Path) -> Path:
         counts=_counts(records["data"]),
         subgroups=subgroup_cells(metrics) if metrics else None,
         footnotes=footnotes(metrics) if metrics else [],
+        differences=[_differences(one, folder / "comparison" / "figures") for one in comparisons],
         details=[_class_tables(row) for row in metrics["rows"] if row.get("per_class") or row.get("confusion")]
         if metrics
         else [],
@@ -135,6 +140,20 @@ def write_report(run_folder: str | Path) -> Path:
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def _differences(comparison: Mapping, figures: Path) -> dict:
+    """What the page shows of one comparison of rows on the same test cases."""
+    metric = comparison["metric"]
+    stem = "differences" if comparison["kind"] == "classifiers" else f"differences_{comparison['kind']}"
+    picture = figures / f"{stem}.png"
+    return {
+        "sentence": comparison_page.difference_sentences(comparison, metric)[0],
+        "cells": comparison_page.difference_cells(comparison, metric),
+        "others": comparison_page.other_cells(comparison, metric),
+        "notes": comparison_page.footnotes(comparison),
+        "figure": base64.b64encode(picture.read_bytes()).decode("ascii") if picture.exists() else None,
+    }
 
 
 def _caption(stem: str) -> str:

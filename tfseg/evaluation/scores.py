@@ -91,15 +91,20 @@ def summarise_row(
     classes: Sequence[str] = (),
     extra: dict[str, Sequence[float]] | None = None,
     paper: dict | None = None,
+    fold_of: Sequence[int] | None = None,
 ) -> dict:
     """A row of ``metrics.json``.
 
+    With several folds there is one value per fold, the mean over its repeats: repeats share the fold's training
+    cases, and counting them one by one would make the interval too narrow. With one fold there is one per repeat.
+
     Args:
         name, settings: of the row.
-        folds: test scores of each fold; with one, intervals are bootstrapped by group, else Student's t.
+        folds: test scores of each cell; with one, intervals are bootstrapped by group, else Student's t.
         classes: class names, for a classifier.
-        extra: further values, one per fold, without a test case behind them (seconds, parameters).
+        extra: further values, one per cell, without a test case behind them (seconds, parameters).
         paper: the published values beside ours.
+        fold_of: number of each cell's fold; None: each its own.
     """
     values = [fold.metrics(classes) for fold in folds]
     intervals = {}
@@ -109,11 +114,20 @@ def summarise_row(
         )
     # A fold whose test part has no mask lacks the scores that need one; then the mean over folds is no number.
     names = dict.fromkeys(name for fold in values for name in fold)
-    metrics = {key: summarise([fold.get(key, float("nan")) for fold in values], intervals.get(key)) for key in names}
-    metrics |= {key: summarise(numbers) for key, numbers in (extra or {}).items()}
+    by_cell = {key: [fold.get(key, float("nan")) for fold in values] for key in names} | (extra or {})
+    fold_of = list(range(len(folds))) if fold_of is None else fold_of
+    metrics = {key: summarise(_by_fold(numbers, fold_of), intervals.get(key)) for key, numbers in by_cell.items()}
     row = {"name": name, "settings": settings, "metrics": metrics, "paper": paper}
     if folds[0].true is not None:
         every = TestScores.joined(folds)
         row["per_class"] = per_class_metrics(every.true, every.probabilities, classes)
         row["confusion"] = confusion_matrix(every.true, every.probabilities.argmax(1), classes).tolist()
     return row
+
+
+def _by_fold(values: Sequence[float], fold_of: Sequence[int]) -> list[float]:
+    """One value per fold where there are several, else the values as they are."""
+    folds = list(dict.fromkeys(fold_of))
+    if len(folds) == 1 or len(values) != len(fold_of):
+        return list(values)
+    return [float(np.mean([value for value, of in zip(values, fold_of, strict=True) if of == fold])) for fold in folds]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -19,55 +19,151 @@ from tfseg.data.splits import Split
 from tfseg.evaluation.reliance import reliance
 from tfseg.evaluation.scores import TestScores, localisation_scores
 from tfseg.evaluation.segmentation import score_cases
+from tfseg.jobs.grid import Cell
 from tfseg.metrics.localisation import dilate
 from tfseg.models.classifier import inference_graph
 from tfseg.run import Run, written_whole
-from tfseg.training.stages import lesion_maps, load_segmenter, predict_masks, train_classifier, train_segmenter
+from tfseg.training.classifier import train_classifier
+from tfseg.training.segmenter import lesion_maps, load_segmenter, predict_masks, train_segmenter
+from tfseg.training.sitting import Sitting
 
 SEGMENTER_ROW = "segmenter"
+# Far apart, so that no training of a neighbouring seed draws the same numbers.
+FOLD_SEEDS, REPEAT_SEEDS = 1_000, 1_000_000
 
 
-def run_fold(
-    run: Run, config: ComparisonConfig, cases: Cases, arrays: CaseArrays, split: Split, fold: int, folds: int
-) -> None:
-    """Train and test the segmenter of a fold, then every approach on its masks; what is stored is not run again."""
-    seeded = replace(config, seed=config.seed + 1000 * fold)
-    graph = maps = None
-    if cases.has_mask.any() or config.segmenter_file:
-        path = fold_model(run, SEGMENTER_ROW, fold, folds)
+@dataclass
+class Comparison:
+    """What the cells of one comparison share.
 
-        def segment():
-            if config.segmenter_file:
-                graph, history = (
-                    load_segmenter(config.segmenter_file, arrays, config.resize),
-                    pd.DataFrame({"epoch": [], "seconds": []}),
-                )
-            else:
-                graph, history = train_segmenter(seeded, arrays, split)
-            save_model(graph, path)
-            return _segmenter_cell(run, config, cases, arrays, split, graph, history, fold)
+    Args:
+        run: the run folder.
+        config: resolved.
+        cases, arrays, splits: the data.
+    """
 
-        run.cell(f"{SEGMENTER_ROW}-fold{fold}", segment)
-        if any(not run.path("cells", f"{name}-fold{fold}.json").exists() for name in config.approaches):
-            graph = keras.saving.load_model(path, compile=False)
-            maps = _all_lesion_maps(graph, arrays)
+    run: Run
+    config: ComparisonConfig
+    cases: Cases
+    arrays: CaseArrays
+    splits: list[Split]
+    _maps: tuple[int, np.ndarray] | None = None
+    _memo: dict = field(default_factory=dict)
 
-    for approach in config.approaches:
+    @property
+    def segmented(self) -> bool:
+        """Whether there is a segmenter."""
+        return self.config.segmenter != "none" and (self.cases.has_mask.any() or bool(self.config.segmenter_file))
 
-        def classify(approach=approach):
-            classifier, history = train_classifier(seeded, approach, arrays, split, len(cases.classes), maps)
-            segmenter = None
-            if graph is not None:
-                # Loaded anew: the one above belongs to a Keras session that the training has cleared.
-                loaded = keras.saving.load_model(fold_model(run, SEGMENTER_ROW, fold, folds), compile=False)
-                segmenter = loaded.get_layer("segmenter")
-            model = inference_graph(
-                classifier, cases.classes, approach, segmenter, arrays.mask_classes, resize=config.resize
-            )
-            save_model(model, fold_model(run, approach, fold, folds))
-            return _classifier_cell(run, config, cases, arrays, split, approach, model, history, fold)
+    @property
+    def rows(self) -> list[str]:
+        """The rows of the table in their order."""
+        return [*([SEGMENTER_ROW] if self.segmented else []), *self.config.approaches]
 
-        run.cell(f"{approach}-fold{fold}", classify)
+    def cells(self) -> list[Cell]:
+        """The grid: of each fold the segmenter, then every approach with its repeats."""
+        cells = []
+        for fold in range(len(self.splits)):
+            needs = (Cell(SEGMENTER_ROW, fold),) if self.segmented else ()
+            cells += needs
+            for approach in self.config.approaches:
+                cells += [Cell(approach, fold, repeat, needs) for repeat in range(self.config.repeats)]
+        return cells
+
+    def model_path(self, cell: Cell) -> Path:
+        """Where the model of a cell lies: in the row's own place where the row has one cell only."""
+        repeats = 1 if cell.row == SEGMENTER_ROW else self.config.repeats
+        if len(self.splits) * repeats == 1:
+            return row_model(self.run, cell.row)
+        name = f"fold{cell.fold}" + (f"-repeat{cell.repeat}" if repeats > 1 else "")
+        return self.run.path("models", cell.row, f"{name}.keras")
+
+    def config_of(self, cell: Cell) -> ComparisonConfig:
+        """The configuration with the cell's own seed."""
+        return replace(self.config, seed=self.config.seed + FOLD_SEEDS * cell.fold + REPEAT_SEEDS * cell.repeat)
+
+    def compute(self, cell: Cell, sitting: Sitting) -> dict:
+        """Train and test a cell; gives the result to be stored."""
+        config = self.config_of(cell)
+        parts = [f"fold {cell.fold}"] if len(self.splits) > 1 else []
+        parts += [f"repeat {cell.repeat}"] if self.config.repeats > 1 and cell.row != SEGMENTER_ROW else []
+        sitting = replace(sitting, title=" · ".join(parts))
+        return (self._segmenter if cell.row == SEGMENTER_ROW else self._classifier)(cell, config, sitting)
+
+    def _segmenter(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
+        split, note = self.splits[cell.fold], ""
+        if config.segmenter_file:
+            graph = load_segmenter(config.segmenter_file, self.arrays, config.resize)
+            history = pd.DataFrame({"epoch": [], "seconds": []})
+        else:
+            graph, history, note = train_segmenter(config, self.arrays, split, sitting)
+        save_model(graph, self.model_path(cell))
+        maps = lesion_maps(predict_masks(graph, self.arrays, split.test), self.arrays.mask_classes)
+        table = score_cases(self.cases.subset(split.test), maps, resize=config.resize, surfaces=True)
+        write_arrays(self.run, cell, lesion=np.round(255 * maps).astype(np.uint8))
+        values = {name: table[name].astype(float).tolist() for name in table.columns if name not in ("id", "label")}
+        write_csv(self.run.path("history", f"{cell.key}.csv"), history)
+        return {
+            **_identity(cell, note),
+            "ids": table["id"].tolist(),
+            "per_case": values,
+            "validation": {"iou": float(history["val_iou"].max())} if "val_iou" in history else {},
+            "extra": _training_facts(history, "val_iou", "max") | _model_facts(graph, self.arrays),
+        }
+
+    def _classifier(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
+        split, approach = self.splits[cell.fold], cell.row
+        maps = self.lesion_maps(cell.needs[0]) if self.segmented else None
+        trained = train_classifier(
+            config, approach, self.arrays, split, len(self.cases.classes), maps, sitting, self._memo
+        )
+        # Loaded after the training, which clears Keras's session.
+        segmenter = self._load(cell.needs[0]).get_layer("segmenter") if self.segmented else None
+        model = inference_graph(
+            trained.classifier,
+            self.cases.classes,
+            approach,
+            segmenter,
+            self.arrays.mask_classes,
+            resize=config.resize,
+        )
+        save_model(model, self.model_path(cell))
+        test = split.test[self.arrays.labels[split.test] >= 0]
+        validation = split.val[self.arrays.labels[split.val] >= 0]
+        outputs = _predict(model, self.arrays, test)
+        validated = trained.validation
+        if validated is None:
+            validated = _predict(model, self.arrays, validation)["probabilities"]
+        groups, labels = self.cases.groups[validation], self.arrays.labels[validation]
+        write_arrays(
+            self.run,
+            cell,
+            probabilities=outputs["probabilities"],
+            saliency=np.round(255 * outputs["saliency"][..., 0]).astype(np.uint8),
+        )
+        write_csv(self.run.path("history", f"{cell.key}.csv"), trained.history)
+        per_case = _explanation_scores(model, self.arrays, test, outputs, config.split_seed)
+        mode = "min" if config.monitor == "val_loss" else "max"
+        return {
+            **_identity(cell, trained.note),
+            "ids": self.cases.table["id"].iloc[test].tolist(),
+            "per_case": {name: values.tolist() for name, values in per_case.items()},
+            "validation": TestScores(groups, labels, validated).metrics(self.cases.classes),
+            "extra": _training_facts(trained.history, config.monitor, mode) | _model_facts(model, self.arrays),
+        }
+
+    def _load(self, cell: Cell) -> keras.Model:
+        return keras.saving.load_model(self.model_path(cell), compile=False)
+
+    def lesion_maps(self, cell: Cell) -> np.ndarray:
+        """The frozen segmenter's maps of all cases, computed once per fold."""
+        if self._maps is None or self._maps[0] != cell.fold:
+            self._maps = (cell.fold, _all_lesion_maps(self._load(cell), self.arrays))
+        return self._maps[1]
+
+
+def _identity(cell: Cell, note: str) -> dict:
+    return {"row": cell.row, "fold": cell.fold, "repeat": cell.repeat, "note": note}
 
 
 def _all_lesion_maps(graph: keras.Model, arrays: CaseArrays, chunk: int = 256) -> np.ndarray:
@@ -84,70 +180,30 @@ def row_model(run: Run, row: str) -> Path:
     return run.path("models", "segmenter.keras") if row == SEGMENTER_ROW else run.path("models", row, "model.keras")
 
 
-def fold_model(run: Run, row: str, fold: int, folds: int) -> Path:
-    """Where the model of one fold lies: the row's own where there is one fold only."""
-    return run.path("models", row, f"fold{fold}.keras") if folds > 1 else row_model(run, row)
-
-
 def save_model(model: keras.Model, path: Path) -> None:
     with written_whole(path) as temporary:
         model.save(temporary)
 
 
-def _segmenter_cell(run, config, cases, arrays, split, graph, history, fold) -> dict:
-    """Scores of the test cases at their original resolution; the maps are kept for the figures."""
-    maps = lesion_maps(predict_masks(graph, arrays, split.test), arrays.mask_classes)
-    tested = cases.subset(split.test)
-    table = score_cases(tested, maps, resize=config.resize, surfaces=True)
-    write_arrays(run, SEGMENTER_ROW, fold, lesion=np.round(255 * maps).astype(np.uint8))
-    values = {name: table[name].astype(float).tolist() for name in table.columns if name not in ("id", "label")}
-    write_csv(run.path("history", f"{SEGMENTER_ROW}-fold{fold}.csv"), history)
-    return {
-        "row": SEGMENTER_ROW,
-        "fold": fold,
-        "ids": table["id"].tolist(),
-        "per_case": values,
-        "extra": _training_facts(history, "val_iou", max) | _model_facts(graph, arrays),
-    }
-
-
-def _classifier_cell(run, config, cases, arrays, split, approach, model, history, fold) -> dict:
-    validation, test = (part[arrays.labels[part] >= 0] for part in (split.val, split.test))
-    outputs = _predict(model, arrays, test)
-    per_case = {}
+def _explanation_scores(model, arrays, test, outputs, seed) -> dict[str, np.ndarray]:
+    """Localisation of the map and reliance of the decision, where the test cases have lesions."""
+    scores: dict[str, np.ndarray] = {}
     lesions = arrays.lesions_at(test)
     known = arrays.has_mask[test] & lesions.any((1, 2))
     if known.any():
-        per_case |= localisation_scores(outputs["saliency"][..., 0], lesions)
+        scores |= localisation_scores(outputs["saliency"][..., 0], lesions)
     if known.sum() > 1:
         moved = reliance(
             lambda images: predict_pixels(model, images)["probabilities"],
             arrays.images[test][known],
             dilate(lesions[known]),
             outputs["probabilities"][known],
-            seed=config.split_seed,
+            seed=seed,
         )
         for name, values in moved.items():
-            per_case[name] = np.full(len(test), np.nan)
-            per_case[name][known] = values
-    validated = _predict(model, arrays, validation)["probabilities"]
-    scores = TestScores(cases.groups[validation], arrays.labels[validation], validated).metrics(cases.classes)
-    write_arrays(
-        run,
-        approach,
-        fold,
-        probabilities=outputs["probabilities"],
-        saliency=np.round(255 * outputs["saliency"][..., 0]).astype(np.uint8),
-    )
-    write_csv(run.path("history", f"{approach}-fold{fold}.csv"), history)
-    return {
-        "row": approach,
-        "fold": fold,
-        "ids": cases.table["id"].iloc[test].tolist(),
-        "per_case": {name: values.tolist() for name, values in per_case.items()},
-        "validation": scores,
-        "extra": _training_facts(history, "val_loss", min) | _model_facts(model, arrays),
-    }
+            scores[name] = np.full(len(test), np.nan)
+            scores[name][known] = values
+    return scores
 
 
 def _predict(model, arrays: CaseArrays, positions, batch_size: int = 32) -> dict[str, np.ndarray]:
@@ -159,11 +215,14 @@ def predict_pixels(model, images: np.ndarray, batch_size: int = 32) -> dict[str,
     return model.predict(dataset, verbose=0)
 
 
-def _training_facts(history: pd.DataFrame, monitor: str, best) -> dict:
+def _training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     if history.empty:
         return {"epochs": 0, "train_seconds": 0.0, "seconds_per_epoch": 0.0}
-    chosen = history[monitor].idxmin() if best is min else history[monitor].idxmax()
-    return {
+    if monitor not in history:
+        monitor, mode = "val_loss", "min"
+    chosen = history[monitor].idxmin() if mode == "min" else history[monitor].idxmax()
+    memory = {"peak_memory_mb": float(history["peak_memory_mb"].max())} if "peak_memory_mb" in history else {}
+    return memory | {
         "epochs": len(history),
         "best_epoch": int(history["epoch"][chosen]),
         "train_seconds": float(history["seconds"].sum()),
@@ -182,13 +241,13 @@ def _model_facts(model: keras.Model, arrays: CaseArrays) -> dict:
     return {"parameters": model.count_params(), "latency_ms": 1000 * float(np.median(times[3:]))}
 
 
-def write_arrays(run: Run, row: str, fold: int, **arrays: np.ndarray) -> None:
-    with written_whole(run.path("outputs", f"{row}-fold{fold}.npz")) as temporary:
+def write_arrays(run: Run, cell: Cell, **arrays: np.ndarray) -> None:
+    with written_whole(run.path("outputs", f"{cell.key}.npz")) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
-def read_arrays(run: Run, row: str, fold: int) -> dict[str, np.ndarray]:
-    with np.load(run.path("outputs", f"{row}-fold{fold}.npz")) as file:
+def read_arrays(run: Run, cell: Cell) -> dict[str, np.ndarray]:
+    with np.load(run.path("outputs", f"{cell.key}.npz")) as file:
         return {name: file[name] for name in file.files}
 
 

@@ -6,22 +6,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import ComparisonConfig, Session
 from tfseg.data.audit_page import write_audit
 from tfseg.data.batches import load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import write_split
+from tfseg.errors import ConfigError, Paused, TrainingError
 from tfseg.evaluation.report import write_metrics, write_report
 from tfseg.evaluation.tables import table_markdown, table_text
-from tfseg.jobs.cells import row_model, run_fold
+from tfseg.jobs.cells import Comparison, row_model
+from tfseg.jobs.compare import compare
 from tfseg.jobs.evaluate import evaluate_model
+from tfseg.jobs.grid import Progress, grid_progress, run_grid, write_state
 from tfseg.jobs.pictures import draw_figures
 from tfseg.jobs.preparation import describe, external_name, prepared, record_environment, recorded_config
 from tfseg.jobs.results import best_row, tabulate
+from tfseg.jobs.workers import work_along
 from tfseg.run import Run, read_json, write_json, write_text
+from tfseg.training.devices import is_chief, make_strategy
 
 Say = Callable[[str], None]
+WHOLE = Session()
+# Of the bootstrap of the differences between the rows.
+DRAWS = 2000
 
 
 def run_comparison(
@@ -32,27 +40,40 @@ def run_comparison(
     preset: str = "quick",
     command: str = "",
     paper: dict[str, dict] | None = None,
+    session: Session = WHOLE,
     say: Say = print,
 ) -> Run:
     """Train one segmenter and every approach on the same parts, test them, and write the run folder.
 
-    A folder that was interrupted goes on where it stopped: each training is a cell that is stored when done.
+    A folder that was interrupted goes on where it stopped: each training is a cell that is stored when done, and one
+    that was broken off goes on from its checkpoint. A grid that isn't complete is tabulated as far as it is.
 
     Args:
         config: what to run.
         out: the run folder; see `Run.open`.
         experiment, preset, command: for the records.
         paper: row name → published metrics.
+        session: the part of the grid that is done now, and for how long.
         say: takes the lines that tell what is going on.
 
     Returns:
-        The finished run.
+        The run, finished unless `session` asked for a part.
 
     Raises:
         UserError: for whatever the user has to mend, before anything is trained where that can be known.
+        TrainingError: cells broke down; the others are stored and tabulated.
+        Paused: the session's time is over; likewise.
     """
     started = time.monotonic()
     config = config.resolved()
+    if config.distribution == "multiworker":
+        # Before any operation runs.
+        if out is None or session.max_minutes:
+            raise ConfigError(
+                "multiworker needs `--out`, and its workers can't pause by `--max-minutes`"
+            )
+        if not is_chief(make_strategy(config.distribution)):
+            return work_along(config, Run(out), session, say)
     cases = load_cases(config.data, config.target)
     record = {"experiment": experiment, "preset": preset, **recorded_config(config)}
     run = Run.open(out, record)
@@ -64,6 +85,8 @@ def run_comparison(
     spent = run.spent
     with run.withdrawn_on_mistake():
         splits, audit = prepared(run, config, cases)
+        session.rows(config.approaches)
+        session.fold_numbers(len(splits))
         for warning in audit.warnings:
             say(f"warning: {warning}")
         record_environment(run, config, cases)
@@ -72,27 +95,64 @@ def run_comparison(
         write_split(splits, cases, run.path("splits.json"))
         cache = config.cache_dir if config.cache == "disk" else None
         arrays = load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
-        for fold, split in enumerate(splits):
-            run_fold(run, config, cases, arrays, split, fold, len(splits))
-    rows = tabulate(run, config, cases, arrays, len(splits), paper or {})
-    draw_figures(run, config, cases, arrays, splits[0], rows)
-    rows += _tested_elsewhere(run, config, cases, say)
+        comparison = Comparison(run, config, cases, arrays, splits)
+        cells = comparison.cells()
+
+        def report(progress: Progress) -> None:
+            seconds = round(spent + time.monotonic() - started, 1)
+            _write_results(comparison, progress, record, command, seconds, paper or {}, say)
+
+        try:
+            progress = run_grid(run, cells, comparison.compute, session, config.approaches, len(splits), say)
+        except Paused:
+            report(grid_progress(run, cells))
+            raise
+        report(progress)
+    if progress.failed:
+        lines = [f"  {cell.key}: {message}" for cell, message in progress.failed.items()]
+        raise TrainingError("\n".join([f"{len(lines)} of {len(cells)} cells failed:", *lines]))
+    if progress.complete:
+        write_state(run, cells, "finished")
+    return run
+
+
+def _write_results(
+    comparison: Comparison, progress: Progress, record: dict, command: str, seconds: float, paper: dict, say: Say
+) -> None:
+    """``metrics.json``, table, figures and report of what is stored; nothing where no cell is."""
+    if not progress.done:
+        return
+    run, config = comparison.run, comparison.config
+    rows = tabulate(comparison, progress, paper)
+    if not rows:
+        return
+    draw_figures(comparison, progress, rows)
+    extra: dict = {"complete": progress.complete, "best_row": best_row(run, config.approaches)}
+    if progress.complete:
+        rows += _tested_elsewhere(run, config, comparison.cases, say)
+    else:
+        extra["missing"] = [cell.key for cell in progress.missing]
+        extra["cells"] = len(progress.done) + len(progress.missing)
+    if progress.failed:
+        extra["failed"] = {cell.key: message for cell, message in progress.failed.items()}
     path = write_metrics(
         run.folder,
-        experiment=experiment,
-        preset=preset,
+        experiment=record["experiment"],
+        preset=record["preset"],
         seed=config.seed,
         data=record["data"],
         command=command,
-        seconds=round(spent + time.monotonic() - started, 1),
+        seconds=seconds,
         rows=rows,
-        extra={"best_row": best_row(run)},
+        extra=extra,
     )
     metrics = read_json(path)
     write_text(run.path("table.md"), table_markdown(metrics))
+    if progress.complete and len(config.approaches) > 1:
+        # Rows of a part of the grid may have other test cases.
+        compare([run.folder], run.path("comparison"), draws=DRAWS, command=command, say=lambda line: None)
     write_report(run.folder)
     say(table_text(metrics))
-    return run
 
 
 def _tested_elsewhere(run: Run, config: ComparisonConfig, cases: Cases, say: Say) -> list[dict]:

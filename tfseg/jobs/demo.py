@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tfseg.config import DEMO
 from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.errors import ConfigError, RunError
 from tfseg.export.predictions import predict_folder
 from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.jobs.export import export_run
+from tfseg.presets import DEMO
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json, write_json
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from tfseg.data.checks import check
 from tfseg.data.copies import shared_with
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import official_parts, read_split
-from tfseg.errors import DataError, Problem, UserError
+from tfseg.errors import ConfigError, DataError, Problem, UserError
 from tfseg.evaluation import figures, overlays
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.report import write_metrics, write_report
@@ -191,11 +190,10 @@ def mapped_cases(cases: Cases, path: str | Path) -> Cases:
     names = read_json(path)
     if not isinstance(names, dict) or not all(isinstance(value, str | None) for value in names.values()):
         raise UserError(f'{path} must hold a JSON object {{"their class": "our class" or null}}')
-    unknown = sorted(set(names) - set(cases.classes))
-    if unknown:
-        raise UserError(f"{path} names classes that {cases.name} doesn't have: {', '.join(unknown)}")
-    labels = [names.get(label, label) if isinstance(label, str) else None for label in cases.table["label"]]
-    return replace(cases, table=cases.table.assign(label=labels), classes=())
+    try:
+        return cases.relabelled(names)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _part_of(cases: Cases, part: str, split_file: Path | None) -> Cases:

@@ -7,42 +7,42 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig
-from tfseg.data.batches import CaseArrays
-from tfseg.data.cases import Cases
-from tfseg.data.splits import Split
 from tfseg.evaluation import figures, overlays
-from tfseg.jobs.cells import SEGMENTER_ROW, read_arrays
-from tfseg.run import Run, read_json
+from tfseg.jobs.cells import SEGMENTER_ROW, Comparison, read_arrays
+from tfseg.jobs.grid import Cell, Progress, stored
 
 SHOWN_CASES = 6
 COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "cam_iou", "background_flip_rate")
 
 
-def draw_figures(
-    run: Run,
-    config: ComparisonConfig,
-    cases: Cases,
-    arrays: CaseArrays,
-    split: Split,
-    rows: list[dict],
-) -> None:
-    """Figures of the first fold's test part: curves, confusion matrices, masks, saliency, comparison."""
+def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -> None:
+    """Curves, confusion matrices and the comparison; masks and saliency on the test part of the first fold."""
+    run, config, cases, arrays = comparison.run, comparison.config, comparison.cases, comparison.arrays
     folder = run.path("figures")
+    fold = min(cell.fold for cell in progress.done)
+    shown_cells = {cell.row: cell for cell in progress.done if cell.fold == fold and cell.repeat == 0}
+    split = comparison.splits[fold]
     classifiers = [row for row in rows if row["name"] != SEGMENTER_ROW]
     histories = {
-        row["name"]: pd.read_csv(run.path("history", f"{row['name']}-fold0.csv")).drop(columns="seconds")
-        for row in rows
+        name: pd.read_csv(run.path("history", f"{cell.key}.csv")).drop(
+            columns=["seconds", "peak_memory_mb"], errors="ignore"
+        )
+        for name, cell in shown_cells.items()
     }
-    figures.training_curves(
-        {name: histories[name] for name in histories if name != SEGMENTER_ROW}, folder / "curves.png"
-    )
+    curves = {name: histories[name] for name in histories if name != SEGMENTER_ROW and len(histories[name]) > 1}
+    if curves:
+        figures.training_curves(curves, folder / "curves.png")
     compared = [name for name in COMPARED if any(name in row["metrics"] for row in classifiers)]
-    figures.comparison(classifiers, compared, folder / "comparison.png")
+    if classifiers:
+        figures.comparison(classifiers, compared, folder / "comparison.png")
     for row in classifiers:
         figures.confusion(
             np.array(row["confusion"]), cases.classes, folder / f"confusion_{row['name']}.png", row["name"]
         )
+    if len(histories.get(SEGMENTER_ROW, ())) > 1:
+        figures.training_curves({SEGMENTER_ROW: histories[SEGMENTER_ROW]}, folder / "segmenter_curves.png")
+    if SEGMENTER_ROW in shown_cells:
+        _draw_masks(comparison, shown_cells[SEGMENTER_ROW], split.test, folder)
 
     test = split.test[arrays.labels[split.test] >= 0]
     shown = np.sort(
@@ -51,19 +51,19 @@ def draw_figures(
     images, lesions = arrays.images[test[shown]], arrays.lesions_at(test[shown])
     labels = cases.table["label"].iloc[test[shown]].tolist()
     saliency = {
-        row["name"]: read_arrays(run, row["name"], 0)["saliency"][shown] / np.float32(255) for row in classifiers
+        name: read_arrays(run, cell)["saliency"][shown] / np.float32(255)
+        for name, cell in shown_cells.items()
+        if name != SEGMENTER_ROW
     }
-    overlays.saliency_overlays(images, saliency, lesions, folder / "saliency.png", labels)
-    if SEGMENTER_ROW in histories:
-        if "val_iou" in histories[SEGMENTER_ROW]:
-            figures.training_curves({SEGMENTER_ROW: histories[SEGMENTER_ROW]}, folder / "segmenter_curves.png")
-        _draw_masks(run, cases, arrays, split.test, folder)
+    if saliency:
+        overlays.saliency_overlays(images, saliency, lesions, folder / "saliency.png", labels)
 
 
-def _draw_masks(run: Run, cases, arrays, test, folder: Path) -> None:
+def _draw_masks(comparison: Comparison, segmented: Cell, test: np.ndarray, folder: Path) -> None:
     """The best, the middle and the worst test masks."""
-    cell = read_json(run.path("cells", f"{SEGMENTER_ROW}-fold0.json"))
-    maps = read_arrays(run, SEGMENTER_ROW, 0)["lesion"] / np.float32(255)
+    cases, arrays = comparison.cases, comparison.arrays
+    cell = stored(comparison.run, segmented)
+    maps = read_arrays(comparison.run, segmented)["lesion"] / np.float32(255)
     if not cell["ids"]:
         return
     row_of = {case: number for number, case in enumerate(cases.table["id"].iloc[test])}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfseg.config import ComparisonConfig, to_plain
+from tfseg.config import PATH_FIELDS, ComparisonConfig, to_plain
 from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.cases import Cases
 from tfseg.data.checks import UNREADABLE, check
@@ -17,16 +17,14 @@ from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.evaluate import mapped_cases
 from tfseg.layers.masking import MASK_LAYERS
-from tfseg.models.backbones import build_backbone, freeze_first
+from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json
-
-PATHS = ("data", "weights", "segmenter_file", "split_file", "class_map", "cache_dir")
 
 
 def recorded_config(config: ComparisonConfig) -> dict:
     """The configuration as records keep it: paths relative to ``$TFSEG_DATA`` where they lie inside it."""
-    paths = {name: recorded_path(getattr(config, name)) for name in PATHS if getattr(config, name)}
+    paths = {name: recorded_path(getattr(config, name)) for name in PATH_FIELDS if getattr(config, name)}
     external = tuple(recorded_path(data) for data in config.external)
     return to_plain(replace(config, **paths, external=external))
 
@@ -98,7 +96,7 @@ def _split(cases: Cases, config: ComparisonConfig) -> list[Split]:
     return split_cases(
         cases,
         seed=config.split_seed,
-        folds=config.folds if config.folds > 1 else None,
+        folds=config.cross_validation if config.cross_validation > 1 else None,
         val_fraction=config.val_fraction,
         test_per_class=config.test_per_class or None,
     )
@@ -111,6 +109,9 @@ def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
         raise ConfigError(f"`allow` can't let {', '.join(hopeless)} through: such files can't be trained on")
     if config.weights not in (None, "imagenet") and not Path(config.weights).is_file():
         raise ConfigError(f"weights file {config.weights} does not exist; choices: `imagenet`, a path, or none")
+    masking = [name for name in config.approaches if name in MASK_LAYERS]
+    if masking and config.segmenter == "none":
+        raise ConfigError(f"{', '.join(masking)}: these approaches need a segmenter, and `segmenter` is none")
     needs_masks = [name for name in config.approaches if name in MASK_LAYERS or name == "centiou"]
     if needs_masks and not cases.has_mask.any() and config.segmenter_file is None:
         raise ConfigError(
@@ -126,8 +127,9 @@ def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
     for name in config.subgroups:
         subgroup_of(cases.table[name])
     _check_external(config, cases)
-    features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), config.weights)
-    freeze_first(features, config.freeze_first if config.weights else 0)
+    weights = config.weights_of(config.backbone)
+    features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), weights)
+    freeze_first(features, frozen_count(features, config.freeze_first) if weights else 0)
 
 
 def _check_external(config: ComparisonConfig, cases: Cases) -> None:

@@ -24,6 +24,7 @@ class CEntIoUModel(keras.Model):
         saliency_target: the class whose map is compared: ``"true"`` or ``"predicted"``.
         saliency_gradient: ``"full"`` trains through the map; ``"none"`` thresholds it at 0.5 and keeps it
             constant, as the published code does, so that it moves the loss but no weight.
+        accuracies: metrics of (label, logits); None for the accuracy alone.
 
     Raises:
         ValueError: for an option that isn't one of these.
@@ -36,6 +37,7 @@ class CEntIoUModel(keras.Model):
         saliency="grad_cam",
         saliency_target="true",
         saliency_gradient="full",
+        accuracies=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,7 +58,7 @@ class CEntIoUModel(keras.Model):
         self.saliency_gradient = saliency_gradient
         self.cross_entropy_mean = keras.metrics.Mean(name="cross_entropy")
         self.iou_mean = keras.metrics.Mean(name="saliency_iou")
-        self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self.accuracies = list(accuracies or [keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
         self.loss_mean = keras.metrics.Mean(name="loss")
         # The training step doesn't go through `call`, so nothing else would build the model, and an unbuilt one
         # can't save its weights.
@@ -71,7 +73,7 @@ class CEntIoUModel(keras.Model):
 
     @property
     def metrics(self):
-        return [self.loss_mean, self.cross_entropy_mean, self.iou_mean, self.accuracy]
+        return [self.loss_mean, self.cross_entropy_mean, self.iou_mean, *self.accuracies]
 
     def objective(self, image, targets, sample_weight=None, training=False):
         """This replica's part of the global batch's loss, and what it is made of.
@@ -116,5 +118,6 @@ class CEntIoUModel(keras.Model):
         self.loss_mean.update_state(loss * parts["images"] / ops.maximum(images, 1.0), sample_weight=images)
         self.cross_entropy_mean.update_state(parts["cross_entropy"])
         self.iou_mean.update_state(parts["iou"], sample_weight=parts["has_lesion"])
-        self.accuracy.update_state(labels, parts["logits"])
+        for metric in self.accuracies:
+            metric.update_state(labels, parts["logits"])
         return self.get_metrics_result()

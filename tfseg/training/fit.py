@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -13,9 +11,12 @@ import tensorflow as tf
 
 from tfseg.data.batches import lesion_of
 from tfseg.data.cases import MaskClasses
-from tfseg.errors import UserError
-from tfseg.progress import progress_bar
+from tfseg.errors import TrainingError
+from tfseg.training.callbacks import BestEpoch, NoNumber, Record, Thaw
+from tfseg.training.checkpoint import Checkpoint
 from tfseg.training.devices import SharedLossScale
+from tfseg.training.sitting import DETACHED, Sitting
+from tfseg.training.workers import fitting
 
 
 def for_segmentation(batch):
@@ -52,16 +53,74 @@ def for_centiou(weights: np.ndarray | None, mask_classes: MaskClasses) -> Callab
     return adapt
 
 
-def make_optimizer(learning_rate: float, schedule: str, steps: int) -> keras.optimizers.Optimizer:
-    """Adam with a constant rate, or one that falls to zero along a half cosine over `steps`; scaled for float16."""
-    rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if schedule == "cosine" else learning_rate
-    adam = keras.optimizers.Adam(rate)
+def make_optimizer(
+    learning_rate: float,
+    schedule: str,
+    steps: int,
+    *,
+    warmup_steps: int = 0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> keras.optimizers.Optimizer:
+    """Adam for a training of `steps` batches; with its loss scaled under float16.
+
+    Args:
+        learning_rate: the highest.
+        schedule: ``"cosine"`` (to zero along a half cosine), ``"step"`` (a tenth from half of the steps on), or one
+            that begins constant: ``"constant"``, ``"plateau"``.
+        steps: batches of the whole training.
+        warmup_steps: over which the rate rises from zero, out of `steps`.
+        momentum: β₁.
+        weight_decay: decoupled, per step.
+    """
+    rate = _schedule(learning_rate, schedule, steps, warmup_steps)
+    adam = keras.optimizers.Adam(rate, beta_1=momentum, weight_decay=weight_decay or None)
     return SharedLossScale(adam) if keras.config.dtype_policy().name == "mixed_float16" else adam
+
+
+def _schedule(learning_rate, schedule, steps, warmup_steps):
+    schedules = keras.optimizers.schedules
+    if schedule == "cosine":
+        if not warmup_steps:
+            return schedules.CosineDecay(learning_rate, steps)
+        rest = max(steps - warmup_steps, 1)
+        return schedules.CosineDecay(0.0, rest, warmup_target=learning_rate, warmup_steps=warmup_steps)
+    bounds, values = [], [learning_rate]
+    if schedule == "step":
+        bounds, values = [steps // 2], [learning_rate, learning_rate / 10.0]
+    if not warmup_steps:
+        return schedules.PiecewiseConstantDecay(bounds, values) if bounds else learning_rate
+    return Warmup(warmup_steps, bounds, values)
+
+
+@keras.saving.register_keras_serializable(package="tfseg")
+class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises from zero and is constant from bound to bound afterwards.
+
+    Args:
+        warmup_steps: over which it rises to the first value.
+        bounds: steps after which the next value holds, ascending.
+        values: one more than `bounds`.
+    """
+
+    def __init__(self, warmup_steps: int, bounds: list[int], values: list[float]):
+        super().__init__()
+        self.warmup_steps, self.bounds, self.values = warmup_steps, list(bounds), list(values)
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        rate = keras.ops.convert_to_tensor(self.values[0], "float32")
+        for bound, value in zip(self.bounds, self.values[1:], strict=True):
+            rate = keras.ops.where(step > bound, value, rate)
+        return rate * keras.ops.minimum(1.0, step / self.warmup_steps)
+
+    def get_config(self):
+        return {"warmup_steps": self.warmup_steps, "bounds": self.bounds, "values": self.values}
 
 
 def fit(
     model: keras.Model,
-    training: tf.data.Dataset,
+    batches: Callable[[int], tf.data.Dataset],
     validation: tf.data.Dataset,
     *,
     epochs: int,
@@ -70,90 +129,68 @@ def fit(
     monitor: str = "val_loss",
     mode: str = "min",
     description: str = "training",
-) -> pd.DataFrame:
+    extra: Mapping[str, keras.callbacks.Callback] | None = None,
+    names_of: Callable[[int], list[str]] | None = None,
+    sitting: Sitting = DETACHED,
+) -> tuple[pd.DataFrame, str]:
     """Fit a compiled model and leave it with the weights of its best epoch.
 
     Args:
         model: compiled.
-        training: endless batches in the form that the model takes.
+        batches: gives endless batches in the form that the model takes, from the batch of this number on.
         validation: one pass, likewise.
         epochs: at most.
         steps: batches of an epoch.
         patience: epochs without a better `monitor` before training stops.
         monitor, mode: what is watched, and whether ``"min"`` or ``"max"`` is better.
         description: for the progress bar.
+        extra: further callbacks by name; see `Checkpoint` for what is kept of them.
+        names_of: gives the ids of the images of a batch by its number.
+        sitting: a training that was interrupted goes on from its checkpoint, as if it had not been.
 
     Returns:
-        One row per epoch: ``epoch`` from 1, ``seconds``, and what Keras reports.
+        A pair: one row per epoch (``epoch`` from 1, ``seconds``, ``peak_memory_mb``, and what Keras reports), and a
+        note on why the training broke off, or "".
 
     Raises:
-        UserError: when the loss is no number in the first epoch, so that there are no good weights to keep.
+        TrainingError: the loss is no number in the first epoch, so that there are no good weights to keep.
+        Paused: the time of the sitting is over; the checkpoint is written.
+        RunError: the checkpoint is damaged or of another model.
     """
-    stopping = keras.callbacks.EarlyStopping(monitor, patience=patience, mode=mode, restore_best_weights=True)
-    with _Progress(description, epochs, steps, monitor) as progress:
-        callbacks = [_NoNumber(monitor), stopping, progress]
-        history = model.fit(
-            training,
-            validation_data=validation,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose=0,
-        )
-    table = pd.DataFrame(history.history)
+    no_number = NoNumber(monitor, steps, names_of)
+    best = BestEpoch(monitor, mode, patience)
+    with Record(description, epochs, steps, monitor) as record:
+        parts = {"no_number": no_number, "best": best, **(extra or {}), "record": record}
+        checkpoint = Checkpoint(sitting, parts)
+        progress = checkpoint.read()
+        for part in parts.values():
+            part.set_model(model)
+        checkpoint.set_model(model)
+        if isinstance(parts.get("thaw"), Thaw):
+            parts["thaw"].prepare(model)
+        if progress["stopped"] or progress["epoch"] >= epochs:
+            # Interrupted after its end: nothing is left but to take the best epoch's weights.
+            checkpoint.restore()
+            best.on_train_end()
+        else:
+            callbacks = list(parts.values())
+            if sitting.tensorboard is not None and sitting.chief:
+                log = keras.callbacks.TensorBoard(str(sitting.tensorboard), write_graph=False)
+                callbacks.append(log)
+            training = batches(progress["epoch"] * steps)
+            with fitting(model, training):
+                model.fit(
+                    training,
+                    validation_data=validation,
+                    initial_epoch=progress["epoch"],
+                    epochs=epochs,
+                    steps_per_epoch=steps,
+                    callbacks=[*callbacks, checkpoint],
+                    shuffle=False,
+                    verbose=0,
+                )
+    table = pd.DataFrame(record.rows)
     if table.empty or not np.isfinite(table[monitor].iloc[0]):
-        raise UserError(f"{description}: the loss is no number in the first epoch; try a lower learning rate")
-    table.insert(0, "epoch", range(1, len(table) + 1))
-    table.insert(1, "seconds", progress.seconds[: len(table)])
-    return table
-
-
-class _NoNumber(keras.callbacks.Callback):
-    """Stops at a training loss that is no number, and keeps such an epoch from being the best.
-
-    A broken network's masks are empty, which a metric of overlap finds right wherever there is no lesion. Stands
-    before early stopping, which reads what this writes.
-    """
-
-    def __init__(self, monitor):
-        super().__init__()
-        self._monitor = monitor
-
-    def on_train_batch_end(self, batch, logs=None):
-        if not np.isfinite((logs or {}).get("loss", 0.0)):
-            self.model.stop_training = True
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs and not np.isfinite([logs.get("loss", 0.0), logs.get("val_loss", 0.0)]).all():
-            logs[self._monitor] = float("nan")
-
-
-class _Progress(keras.callbacks.Callback, contextlib.AbstractContextManager):
-    """A bar over all batches of a training, with the epoch and the watched value."""
-
-    def __init__(self, description, epochs, steps, monitor):
-        super().__init__()
-        self._bar = progress_bar(description, epochs * steps)
-        self._epochs, self._monitor = epochs, monitor
-        self.seconds: list[float] = []
-        self._started = 0.0
-        self._advance = None
-
-    def __enter__(self):
-        self._advance = self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        return self._bar.__exit__(*error)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._advance(1)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds.append(time.perf_counter() - self._started)
-        value = (logs or {}).get(self._monitor, float("nan"))
-        self._advance(0, f"epoch {epoch + 1}/{self._epochs} {self._monitor} {value:.3f}")
+        where = no_number.message or "the validation loss is no number in epoch 1"
+        raise TrainingError(f"{description}: {where}; nothing was learned before, try a lower learning rate")
+    return table, no_number.message

@@ -1,0 +1,62 @@
+"""What the workers other than the chief do in a run: they train along, and leave testing and writing to the chief."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tfseg.config import ComparisonConfig, Session
+from tfseg.data.batches import load_arrays
+from tfseg.data.sources import load_cases
+from tfseg.data.splits import read_split
+from tfseg.errors import TrainingError
+from tfseg.jobs.cells import SEGMENTER_ROW, Comparison
+from tfseg.jobs.grid import Cell, stored, wanted_cells
+from tfseg.run import Run
+from tfseg.training.classifier import train_classifier
+from tfseg.training.segmenter import train_segmenter
+from tfseg.training.sitting import Sitting
+from tfseg.training.workers import wait_for
+
+
+def work_along(config: ComparisonConfig, run: Run, session: Session, say: Callable[[str], None]) -> Run:
+    """Take part in every training of a run that the chief works on.
+
+    Args:
+        config: resolved, the same as the chief's.
+        run: the same folder, on a disk that all workers share.
+        session: the same as the chief's.
+        say: takes the lines that tell what is going on.
+    """
+    wait_for(run.path("splits.json"), "the chief writes it when the data is in order")
+    cases = load_cases(config.data, config.target)
+    splits = read_split(run.path("splits.json"), cases)
+    cache = config.cache_dir if config.cache == "disk" else None
+    arrays = load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
+    comparison = Comparison(run, config, cases, arrays, splits)
+    failed: set[Cell] = set()
+    for cell in wanted_cells(comparison.cells(), session, config.approaches, len(splits)):
+        if stored(run, cell) is not None:
+            continue
+        try:
+            if failed.isdisjoint(cell.needs):
+                _train_along(comparison, cell)
+                continue
+        except TrainingError as error:
+            say(f"warning: {cell.key} failed: {error}")
+        failed.add(cell)
+    say("this worker's part is done; the chief writes the results")
+    return run
+
+
+def _train_along(comparison: Comparison, cell: Cell) -> None:
+    config, split = comparison.config_of(cell), comparison.splits[cell.fold]
+    sitting = Sitting(comparison.run.path("checkpoints", f"{cell.key}.npz"), chief=False)
+    for need in cell.needs:
+        wait_for(comparison.run.path("cells", f"{need.key}.json"), "the chief tests the segmenter")
+    if cell.row == SEGMENTER_ROW:
+        if not config.segmenter_file:
+            train_segmenter(config, comparison.arrays, split, sitting)
+    elif config.training == "gradient":
+        maps = comparison.lesion_maps(cell.needs[0]) if comparison.segmented else None
+        classes = len(comparison.cases.classes)
+        train_classifier(config, cell.row, comparison.arrays, split, classes, maps, sitting)

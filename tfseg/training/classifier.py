@@ -1,0 +1,168 @@
+"""The training of a classifier by any approach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import keras
+import numpy as np
+
+from tfseg.config import ComparisonConfig
+from tfseg.data.balance import balance_positions
+from tfseg.data.batches import CaseArrays, class_weights, make_batches, steps_per_epoch
+from tfseg.data.splits import Split
+from tfseg.errors import ConfigError
+from tfseg.layers.masking import MASK_LAYERS
+from tfseg.layers.saliency import SALIENCY_LAYERS
+from tfseg.metrics.classification import BalancedAccuracy
+from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
+from tfseg.models.classifier import Classifier, build_classifier
+from tfseg.models.weights import reestimate_batch_norm
+from tfseg.training.callbacks import Plateau, Thaw
+from tfseg.training.centiou import CEntIoUModel
+from tfseg.training.devices import training_batch_size, validation_batch_size
+from tfseg.training.fit import fit, for_centiou, for_classification
+from tfseg.training.probe import train_probe
+from tfseg.training.setup import Trained, augmentation_of, optimizer_of, prepare, training_batches
+from tfseg.training.sitting import DETACHED, Sitting, described
+from tfseg.training.tensorboard import SHOWN, EpochPictures, blended
+from tfseg.training.workers import detached, several_workers
+
+# Enough to know the statistics of a layer's channels, each of which has many pixels per image.
+NATURAL_IMAGES = 64
+
+
+def train_classifier(
+    config: ComparisonConfig,
+    approach: str,
+    arrays: CaseArrays,
+    split: Split,
+    classes: int,
+    lesion_probability: np.ndarray | None = None,
+    sitting: Sitting = DETACHED,
+    memo: dict | None = None,
+) -> Trained:
+    """Train a classifier by one approach; the epoch is chosen on the validation part.
+
+    Args:
+        config: see `ComparisonConfig`, resolved.
+        approach: a name out of `APPROACHES`.
+        arrays: decoded cases.
+        split: positions of the parts; cases without a label are left out.
+        classes: number of classes.
+        lesion_probability: the frozen segmenter's maps of all cases, uint8 (N, S, S); for the masking approaches.
+        sitting: see `fit`.
+        memo: keeps what several trainings of a run would compute alike.
+
+    Raises:
+        ConfigError: labels, maps or masks that the approach needs are missing.
+        TrainingError, Paused, RunError: see `fit`.
+    """
+    masked = approach in MASK_LAYERS
+    if masked and lesion_probability is None:
+        raise ConfigError(f"the approach {approach} needs a segmenter's maps")
+    training, validation = (part[arrays.labels[part] >= 0] for part in (split.train, split.val))
+    if not len(training) or not len(validation):
+        raise ConfigError(
+            f"a classifier needs labels: {len(training)} of the training and {len(validation)} of the validation "
+            "cases have one"
+        )
+    if approach == "centiou" and not arrays.has_mask[training].any():
+        raise ConfigError("the approach centiou needs masks: no training case has one")
+    if config.training == "probe":
+        return train_probe(config, approach, arrays, training, validation, classes, lesion_probability, memo)
+    augmentation = replace(augmentation_of(config), background_swap=config.background_swap)
+    if config.background_swap and not arrays.has_mask[training].any():
+        raise ConfigError("`background_swap` needs masks: no training case has one")
+    training = balance_positions(arrays.labels, training, config.balance, config.seed)
+    strategy = prepare(config)
+    weights = class_weights(arrays.labels[training], classes) if config.class_weights else None
+    replicas = strategy.num_replicas_in_sync
+    batch = training_batch_size(len(training), config.batch_size, replicas)
+    steps = steps_per_epoch(len(training), batch, config.epoch_images)
+    with strategy.scope():
+        shape = (config.image_size, config.image_size, 3)
+        weights_file = config.weights_of(config.backbone)
+        features = build_backbone(config.backbone, shape, weights_file)
+        if weights_file and config.batch_norm == "reestimated":
+            _train_batch_norm(features, arrays.images[training[:NATURAL_IMAGES]])
+        frozen = _freeze(features, frozen_count(features, config.freeze_first) if weights_file else 0)
+        classifier = build_classifier(features, classes, config.head_units or None, config.dropout)
+        optimizer = optimizer_of(config, config.learning_rate, config.epochs, steps)
+        accuracies = [keras.metrics.SparseCategoricalAccuracy(name="accuracy"), BalancedAccuracy(classes)]
+        if approach == "centiou":
+            adapt = for_centiou(weights, arrays.mask_classes)
+            model = CEntIoUModel(
+                classifier,
+                config.cross_entropy_share,
+                saliency_gradient=config.saliency_gradient,
+                accuracies=accuracies,
+                name="centiou",
+            )
+            model.compile(optimizer=optimizer, jit_compile=False)
+        else:
+            adapt = for_classification(weights, masked)
+            model = classifier.logits_model(approach)
+            model.compile(
+                optimizer=optimizer,
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=accuracies,
+                jit_compile=False,
+            )
+    maps = lesion_probability if masked else None
+    batches, names_of = training_batches(
+        arrays, training, batch, adapt, augmentation=augmentation, lesion_probability=maps, seed=config.seed
+    )
+    mode = "min" if config.monitor == "val_loss" else "max"
+    extra = {}
+    if config.unfreeze_per_epoch and frozen:
+        extra["thaw"] = Thaw(frozen, config.unfreeze_per_epoch)
+    if config.learning_rate_schedule == "plateau":
+        extra["plateau"] = Plateau(config.monitor, mode, max(1, config.patience // 3))
+    if sitting.tensorboard is not None and sitting.chief:
+        draw = _saliency_pictures(classifier, approach, arrays, validation[:SHOWN], maps)
+        extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
+    size = validation_batch_size(len(validation), batch, replicas)
+    history, note = fit(
+        model,
+        batches,
+        make_batches(arrays, validation, size, lesion_probability=maps).map(adapt),
+        epochs=config.epochs,
+        steps=steps,
+        patience=config.patience,
+        monitor=config.monitor,
+        mode=mode,
+        description=described(approach, sitting),
+        extra=extra,
+        names_of=names_of,
+        sitting=sitting,
+    )
+    if several_workers(strategy):
+        classifier = Classifier(detached(classifier.features), detached(classifier.head))
+    return Trained(classifier, history, note)
+
+
+def _train_batch_norm(features: keras.Model, images: np.ndarray) -> None:
+    """Let pretrained batch norm be trained, from the statistics of these images, uint8 (n, S, S, 3)."""
+    reestimate_batch_norm(features, images.astype(np.float32) / np.float32(255))
+    for layer in features.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = True
+
+
+def _freeze(features: keras.Model, count: int) -> list[keras.layers.Layer]:
+    """Freeze the first layers; gives those that were not frozen before, as pretrained batch norm is."""
+    trained = [layer for layer in features.layers if layer.weights and layer.trainable]
+    freeze_first(features, count)
+    return [layer for layer in trained if not layer.trainable]
+
+
+def _saliency_pictures(classifier, approach, arrays, positions, maps) -> Callable[[], np.ndarray]:
+    """Draws the saliency of the predicted class on some cases."""
+    (batch,) = make_batches(arrays, positions, len(positions), lesion_probability=maps)
+    visible = batch["image"]
+    if approach in MASK_LAYERS:
+        visible = MASK_LAYERS[approach](dtype="float32")(visible, batch["lesion"])
+    explain = SALIENCY_LAYERS["grad_cam"](classifier.head, classifier.features.input_shape[1:3])
+    return lambda: blended(batch["image"], explain(classifier.features(visible, training=False))["saliency"])

@@ -1,0 +1,111 @@
+"""The linear probe: logistic regression on the pooled features of a frozen backbone, as a head of Keras."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+from keras import ops
+
+from tfseg.config import ComparisonConfig
+from tfseg.data.batches import CaseArrays, make_batches
+from tfseg.layers.masking import MASK_LAYERS
+from tfseg.models.backbones import build_backbone
+from tfseg.models.classifier import build_classifier
+from tfseg.progress import progress_bar
+from tfseg.training.setup import Trained, prepare
+
+# Inverse strengths of the L2 penalty on standardised features.
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def train_probe(
+    config: ComparisonConfig,
+    approach: str,
+    arrays: CaseArrays,
+    training: np.ndarray,
+    validation: np.ndarray,
+    classes: int,
+    lesion_probability: np.ndarray | None = None,
+    memo: dict | None = None,
+) -> Trained:
+    """Fit a linear head on frozen features.
+
+    The strength of the penalty is chosen by the class-balanced log loss on the validation part, after which the head
+    is fitted to training and validation part together.
+
+    Args:
+        config: see `ComparisonConfig`, resolved; backbone, weights, image size and class weights are used.
+        approach: a name out of `APPROACHES` other than ``centiou``.
+        arrays: decoded cases.
+        training, validation: positions of labelled cases, int.
+        classes: number of classes, each with a case in `training`.
+        lesion_probability: the frozen segmenter's maps, uint8 (N, S, S), for the masking approaches.
+        memo: keeps the features of unmasked images for the next training of the run.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    started = time.perf_counter()
+    prepare(config)
+    shape = (config.image_size, config.image_size, 3)
+    features = build_backbone(config.backbone, shape, config.weights_of(config.backbone))
+    memo = {} if memo is None else memo
+    key = "pooled" if approach not in MASK_LAYERS else None
+    pooled = memo.get(key)
+    if pooled is None:
+        pooled = _pooled(features, approach, arrays, lesion_probability)
+        if key:
+            memo[key] = pooled
+    seen, labels = np.concatenate([training, validation]), arrays.labels
+    weight = "balanced" if config.class_weights else None
+
+    def fitted(positions, strength):
+        mean, spread = pooled[positions].mean(0), pooled[positions].std(0) + 1e-6
+        model = LogisticRegression(C=strength, class_weight=weight, max_iter=2000)
+        model.fit((pooled[positions] - mean) / spread, labels[positions])
+        kernel, bias = model.coef_.T, model.intercept_
+        if classes == 2:
+            # scikit-learn keeps the second class's log odds; shared out, both classes have a map of their own.
+            kernel, bias = np.concatenate([-kernel, kernel], 1) / 2, np.concatenate([-bias, bias]) / 2
+        return (kernel / spread[:, None]).astype(np.float32), (bias - (mean / spread) @ kernel).astype(np.float32)
+
+    def balanced_log_loss(probabilities):
+        of_truth = np.log(np.maximum(probabilities[np.arange(len(validation)), labels[validation]], 1e-7))
+        return -np.mean([of_truth[labels[validation] == name].mean() for name in np.unique(labels[validation])])
+
+    tried = []
+    for strength in STRENGTHS:
+        kernel, bias = fitted(training, strength)
+        probabilities = _softmax(pooled[validation] @ kernel + bias)
+        tried.append((balanced_log_loss(probabilities), strength, probabilities))
+    loss, strength, probabilities = min(tried, key=lambda one: one[0])
+    classifier = build_classifier(features, classes, units=None)
+    classifier.head.get_layer("logits").set_weights(fitted(seen, strength))
+    record = {
+        "epoch": 1,
+        "seconds": time.perf_counter() - started,
+        "val_loss": float(loss),
+        "val_accuracy": float((probabilities.argmax(1) == labels[validation]).mean()),
+        "inverse_penalty": strength,
+    }
+    return Trained(classifier, pd.DataFrame([record]), validation=probabilities.astype(np.float32))
+
+
+def _pooled(features, approach, arrays, lesion_probability, batch_size=32) -> np.ndarray:
+    """Mean feature of every case, float32 (N, K)."""
+    masked = approach in MASK_LAYERS
+    maps = lesion_probability if masked else None
+    mask = MASK_LAYERS[approach](dtype="float32") if masked else None
+    found = []
+    with progress_bar(f"features of {len(arrays)} images", len(arrays)) as advance:
+        for batch in make_batches(arrays, np.arange(len(arrays)), batch_size, lesion_probability=maps):
+            visible = mask(batch["image"], batch["lesion"]) if masked else batch["image"]
+            found.append(ops.convert_to_numpy(ops.mean(features(visible, training=False), axis=(1, 2))))
+            advance(len(found[-1]))
+    return np.concatenate(found).astype(np.float32)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    return raised / raised.sum(1, keepdims=True)

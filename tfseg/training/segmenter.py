@@ -1,0 +1,151 @@
+"""The training of a segmenter, and its maps of the cases."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from tfseg.config import ComparisonConfig
+from tfseg.data.balance import balance_positions
+from tfseg.data.batches import CaseArrays, make_batches, steps_per_epoch
+from tfseg.data.cases import MaskClasses
+from tfseg.data.splits import Split
+from tfseg.errors import ConfigError, UserError
+from tfseg.losses.dice import DiceCrossEntropy
+from tfseg.metrics.segmentation import LesionDice, LesionIoU
+from tfseg.models.classifier import segmentation_graph
+from tfseg.models.unet import build_segmenter
+from tfseg.training.callbacks import Plateau
+from tfseg.training.devices import training_batch_size, validation_batch_size
+from tfseg.training.fit import fit, for_segmentation
+from tfseg.training.setup import augmentation_of, optimizer_of, prepare, training_batches
+from tfseg.training.sitting import DETACHED, Sitting, described
+from tfseg.training.tensorboard import SHOWN, EpochPictures, lesion_pictures
+from tfseg.training.workers import detached, several_workers
+
+
+def train_segmenter(
+    config: ComparisonConfig, arrays: CaseArrays, split: Split, sitting: Sitting = DETACHED
+) -> tuple[keras.Model, pd.DataFrame, str]:
+    """Train on the training cases that have masks; the epoch is chosen by validation IoU.
+
+    Args:
+        config: see `ComparisonConfig`, resolved.
+        arrays: decoded cases.
+        split: positions of the parts.
+        sitting: see `fit`.
+
+    Returns:
+        The inference graph image → mask, the training's record, and a note on why it broke off, or "".
+
+    Raises:
+        ConfigError: when training or validation part has no case with a mask.
+        TrainingError, Paused, RunError: see `fit`.
+    """
+    training, validation = (part[arrays.has_mask[part]] for part in (split.train, split.val))
+    if not len(training) or not len(validation):
+        raise ConfigError(
+            f"a segmenter needs masks: {len(training)} of the training and {len(validation)} of the validation "
+            "cases have one; give `--segmenter-file` of a trained one, or only approaches that need none"
+        )
+    training = balance_positions(arrays.labels, training, config.balance, config.seed)
+    strategy = prepare(config)
+    mask_classes = arrays.mask_classes
+    replicas = strategy.num_replicas_in_sync
+    batch = training_batch_size(len(training), config.segmenter_batch_size, replicas)
+    steps = steps_per_epoch(len(training), batch, config.epoch_images)
+    with strategy.scope():
+        encoder = None if config.segmenter_encoder == "none" else config.segmenter_encoder
+        model = build_segmenter(
+            config.segmenter,
+            (config.image_size, config.image_size, 3),
+            mask_classes.channels,
+            width=config.segmenter_width,
+            depth=config.segmenter_depth,
+            encoder=encoder,
+            encoder_weights=config.weights_of(encoder) if encoder else None,
+        )
+        channels = mask_classes.lesion_channels
+        model.compile(
+            optimizer=optimizer_of(config, config.segmenter_learning_rate, config.segmenter_epochs, steps),
+            loss=DiceCrossEntropy(),
+            weighted_metrics=[LesionIoU(channels, name="iou"), LesionDice(channels, name="dice")],
+            jit_compile=False,
+        )
+    augmentation = augmentation_of(config)
+    batches, names_of = training_batches(
+        arrays, training, batch, for_segmentation, augmentation=augmentation, seed=config.seed
+    )
+    extra = {}
+    if config.learning_rate_schedule == "plateau":
+        extra["plateau"] = Plateau("val_iou", "max", max(1, config.segmenter_patience // 3))
+    graph = segmentation_graph(model, mask_classes, config.resize)
+    if sitting.tensorboard is not None and sitting.chief:
+        shown = arrays.images[validation[:SHOWN]]
+        draw = functools.partial(lesion_pictures, graph, shown, mask_classes.lesion_channels)
+        extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
+    history, note = fit(
+        model,
+        batches,
+        make_batches(arrays, validation, validation_batch_size(len(validation), batch, replicas)).map(for_segmentation),
+        epochs=config.segmenter_epochs,
+        steps=steps,
+        patience=config.segmenter_patience,
+        monitor="val_iou",
+        mode="max",
+        description=described(config.segmenter, sitting),
+        extra=extra,
+        names_of=names_of,
+        sitting=sitting,
+    )
+    if several_workers(strategy):
+        graph = segmentation_graph(detached(model), mask_classes, config.resize)
+    return graph, history, note
+
+
+def predict_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray, batch_size: int = 32) -> np.ndarray:
+    """A segmentation graph's masks of chosen cases, float32 (n, S, S, C)."""
+    batches = make_batches(arrays, positions, batch_size).map(lambda batch: batch["image"])
+    return graph.predict(batches, verbose=0)["mask"]
+
+
+def lesion_maps(mask: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
+    """The lesion's probability from mask probabilities, (n, S, S, C) → (n, S, S)."""
+    return mask[..., list(mask_classes.lesion_channels)].sum(-1)
+
+
+def load_segmenter(path: str | Path, arrays: CaseArrays, resize: str = "stretch") -> keras.Model:
+    """Load a trained segmentation graph.
+
+    Args:
+        path: a ``.keras`` inference graph with a mask.
+        arrays: the cases that it shall be used on.
+        resize: how they were brought to the model's size.
+
+    Raises:
+        UserError: the file is missing, is no segmenter, or doesn't fit the data's size or mask classes.
+    """
+    from tfseg.layers.outputs import model_info
+
+    if not Path(path).is_file():
+        raise UserError(f"segmenter file {path} does not exist")
+    try:
+        graph = keras.saving.load_model(path, compile=False)
+        info = model_info(graph)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{path} is not a segmenter of tfseg: {error}") from error
+    if info.mask_classes is None or info.image_size != arrays.images.shape[1]:
+        raise UserError(
+            f"{path} has outputs {list(info.outputs)} at {info.image_size} pixels; expected a mask at "
+            f"{arrays.images.shape[1]}"
+        )
+    if info.mask_classes != arrays.mask_classes or info.resize != resize:
+        raise UserError(
+            f"{path} knows the mask classes {list(info.mask_classes.names)} and resize={info.resize!r}; the data has "
+            f"{list(arrays.mask_classes.names)}, and resize={resize!r} is asked (`dataset.json` names the classes)"
+        )
+    return keras.Model(graph.input, {"mask": graph.output["mask"]}, name="segmentation")
