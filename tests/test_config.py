@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tfseg.config import ComparisonConfig, Session, from_plain, to_plain
+from tfseg.config import ComparisonConfig, Session, from_plain, named_values, to_plain
 from tfseg.errors import ConfigError
 from tfseg.presets import DEMO, QUICKSTART_PRESETS
 
@@ -80,6 +80,24 @@ def test_values_out_of_range_are_refused_by_name(name, value):
 )
 def test_the_ends_of_the_ranges_are_allowed(name, value):
     assert getattr(ComparisonConfig(data="d", **{name: value}), name) == value
+
+
+def test_options_by_name_and_value():
+    words = ("depth=3", "dropout=0.5", "greyscale=true", "skip=FALSE", "norm=none", "up=bilinear", "weights=1,2.5")
+    assert named_values(words, "x") == {
+        "depth": 3,
+        "dropout": 0.5,
+        "greyscale": True,
+        "skip": False,
+        "norm": None,
+        "up": "bilinear",
+        "weights": [1, 2.5],
+    }
+    for wrong in ("depth", "=3", "depth=", "a b=3"):
+        with pytest.raises(ConfigError, match="`segmenter_options`: expected NAME=VALUE, received"):
+            ComparisonConfig(data="d", segmenter_options=(wrong,))
+    with pytest.raises(ConfigError, match="`segmenter_slope`"):
+        ComparisonConfig(data="d", segmenter_slope=1.0)
 
 
 def test_one_file_of_weights_is_for_one_network():

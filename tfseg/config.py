@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -89,6 +90,24 @@ class ComparisonConfig:
         "fpn",
     ] = "unet"
     """Architecture of the segmenter; none: only approaches that need no mask."""
+    segmenter_options: tuple[str, ...] = ()
+    """Further options of the architecture as NAME=VALUE, such as skip_connections=false or dropout=0.2."""
+    segmenter_loss: Literal[
+        "dice",
+        "dice_cross_entropy",
+        "dice_focal",
+        "dice_rank",
+        "bce",
+        "bce_with_logits",
+        "smooth_l1",
+        "focal",
+        "jaccard",
+        "tversky",
+    ] = "dice_cross_entropy"
+    segmenter_loss_options: tuple[str, ...] = ()
+    """Options of the loss as NAME=VALUE, such as gamma=3."""
+    segmenter_slope: float | None = None
+    """Stop when the training loss, as a share of its largest, falls by less than this per epoch (EBHI report: 1e-3)."""
     segmenter_file: str | None = None
     """A trained segmenter (.keras) to use instead of training one."""
     segmenter_encoder: Literal["auto", "none", BackboneName] = "auto"
@@ -229,6 +248,10 @@ class ComparisonConfig:
             raise ConfigError(f"`approaches` must name at least one, each once, received {list(self.approaches)}")
         if self.weights is not None and self.backbone == "small_cnn":
             raise ConfigError("small_cnn has no pretrained weights: leave `--weights` out or choose mobilenet_v2")
+        for name in ("segmenter_options", "segmenter_loss_options"):
+            named_values(getattr(self, name), name)
+        if self.segmenter_slope is not None and not 0.0 <= self.segmenter_slope < 1.0:
+            raise ConfigError(f"`segmenter_slope` must lie in [0, 1), received {self.segmenter_slope}")
         if self.weights is not None and self.weights_dir is not None:
             raise ConfigError("give `weights` or `weights_dir`, not both")
         fitting = {"auto", "none", "small_cnn", "mobilenet_v2" if self.backbone == "auto" else self.backbone}
@@ -313,6 +336,32 @@ class Session:
         if wrong:
             raise ConfigError(f"`folds` must be numbers from 0 to {count - 1}, received {', '.join(wrong)}")
         return sorted({int(word) for word in words}) if words else list(range(count))
+
+
+def named_values(words: Sequence[str], option: str) -> dict[str, Any]:
+    """``("dropout=0.2", "greyscale=true")`` as arguments: whole numbers, numbers, true, false, none, lists with commas,
+    else text.
+
+    Raises:
+        ConfigError: names `option` and the word that isn't NAME=VALUE.
+    """
+    values = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier() or not text:
+            raise ConfigError(f"`{option}`: expected NAME=VALUE, received {word!r}")
+        values[name] = [_value(part) for part in text.split(",")] if "," in text else _value(text)
+    return values
+
+
+def _value(text: str) -> Any:
+    known = {"true": True, "false": False, "none": None}
+    if text.lower() in known:
+        return known[text.lower()]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _letters(name: str) -> str:

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from tfseg.data.cases import Cases, MaskClasses
-from tfseg.evaluation.segmentation import mask_scores, mean_scores, score_cases, surface_scores
+from tfseg.evaluation.segmentation import (
+    count_pixels,
+    mask_scores,
+    mean_scores,
+    restored_maps,
+    score_cases,
+    scores_of_counts,
+    surface_scores,
+)
 
 FULL, EMPTY = np.ones((4, 4), bool), np.zeros((4, 4), bool)
 
@@ -196,15 +204,41 @@ def test_misuse_is_refused(make_cases):
         score_cases(cases, np.zeros((1, 2, 2)), resize="crop")
 
 
-@pytest.mark.parametrize("resize", ["stretch", "pad"])
 @pytest.mark.parametrize("size", [(31, 47), (9, 6), (200, 64)])
-def test_restores_as_prediction_does(resize, size):
-    from tfseg.data.decode import restore_map
-    from tfseg.evaluation.segmentation import _restored
+def test_maps_are_restored_as_pillow_would(make_cases, size):
+    cases = make_cases([None, np.zeros(size)], MaskClasses())
+    values = np.random.default_rng(2).random((2, 32, 32)).astype(np.float32)
+    ((case, classes, restored),) = restored_maps(cases, values[..., None])
+    assert case["id"] == "case1" and classes.shape == size
+    expected = Image.fromarray(values[1]).resize(size[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(restored[..., 0], expected, atol=1e-5)
 
-    values = np.random.default_rng(2).random((32, 32)).astype(np.float32)
-    expected = restore_map(values[..., None], *size, resize=resize)[..., 0]
-    np.testing.assert_allclose(_restored(values, size, resize), expected, atol=1e-5)
+
+def test_pixels_are_counted_whole_and_images_pool():
+    counts = count_pixels(block([0], slice(0, 4)), block([0, 1], [0, 0]), ~block([0], [3]))
+    assert counts.tolist() == [1, 1, 2, 11] and counts.dtype == np.int64
+    assert scores_of_counts(counts + [0, 0, 0, 2**40])["pixel_error"] == pytest.approx(3 / (15 + 2**40))
+    scores = scores_of_counts(counts + count_pixels(EMPTY, EMPTY))
+    assert scores["dice"] == pytest.approx(2 / 5) and scores["pixel_accuracy"] == pytest.approx(28 / 31)
+
+
+def test_threshold_and_clean_up_are_options(make_cases):
+    mask = np.zeros((6, 8))
+    mask[1:5, 1:5] = 255
+    cases = make_cases([mask], MaskClasses())
+    probability = np.full((1, 6, 8), 0.1, np.float32)
+    probability[0, 1:5, 1:5] = 0.4
+    probability[0, 2, 2] = 0.1
+    probability[0, 5, 7] = 0.4
+    # Everything is below one half; Otsu finds the two groups. One hole and one speck are wrong.
+    assert score_cases(cases, probability)["dice"].tolist() == [0.0]
+    assert score_cases(cases, probability, "otsu")["dice"].tolist() == [30 / 32]
+    assert score_cases(cases, probability, 0.3, postprocessing=("largest_component",))["dice"].tolist() == [30 / 31]
+    cleaned = score_cases(cases, probability, "otsu", postprocessing=("largest_component", "fill_holes"))
+    assert cleaned["dice"].tolist() == [1.0]
+    for options in ({"threshold": "mean"}, {"threshold": 1.5}, {"postprocessing": ("erode",)}):
+        with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
+            score_cases(cases, probability, **options)
 
 
 def test_true_masks_of_real_data_score_one():

@@ -6,7 +6,7 @@ import pytest
 from harness import check_model
 
 from tfseg.errors import ConfigError
-from tfseg.models.unet import build_segmenter, unet
+from tfseg.models.unet import unet
 
 
 def shaken(model, seed=0):
@@ -32,6 +32,18 @@ def pictures(height, width, count=2):
         ((37, 50), {"classes": 1, "depth": 2, "dropout": 0.3}),
         ((50, 37), {"classes": 3, "depth": 3, "norm": None}),
         ((37, 50), {"classes": 1, "encoder": "small_cnn"}),
+        (
+            (21, 34),
+            {
+                "classes": 2,
+                "depth": 2,
+                "greyscale": True,
+                "upsampling": "transposed",
+                "skip_smoothing": True,
+                "attention_gates": True,
+                "transformer_blocks": 1,
+            },
+        ),
     ],
 )
 def test_every_way_to_call_agrees(shape, options, tmp_path):
@@ -66,6 +78,97 @@ def test_mobilenet_encoder():
     assert model.predict(pictures(37, 50), verbose=0).shape == (2, 37, 50, 3)
     names = {layer.name for layer in model.layers}
     assert {"normalise", "out_relu", "full_a_relu", "up4_reduce", "up0_b_relu", "logits"} <= names
+
+
+def shapes_of(model):
+    return [tuple(weight.shape) for weight in model.weights]
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "layers", "first", "last"),
+    [
+        ({}, 1_814_961, 73, "normalise down0_a_conv down0_a_norm", "up0_b_norm up0_b_relu logits"),
+        (
+            {"encoder": "small_cnn", "width": 8},
+            362_537,
+            60,
+            "normalise stage1_down_conv stage1_down_norm",
+            "up0_b_norm up0_b_relu logits",
+        ),
+    ],
+)
+def test_the_default_network_stays_what_it_is(options, parameters, layers, first, last):
+    """Stored weights, and results that name a seed, belong to exactly this network."""
+    keras.utils.set_random_seed(0)
+    model = unet((64, 64, 3), **options)
+    names = [layer.name for layer in model.layers]
+    assert (model.count_params(), len(names)) == (parameters, layers)
+    assert " ".join(names[1:4]) == first and " ".join(names[-3:]) == last
+    picture = np.random.default_rng(0).random((1, 64, 64, 3)).astype(np.float32)
+    total = float(np.abs(model(picture, training=False)).sum())
+    assert total == pytest.approx({1_814_961: 192.36619, 362_537: 366.65898}[parameters], rel=1e-4)
+
+
+def test_no_skip_connections_leave_the_decoder_with_the_deepest_map():
+    model = unet((37, 50, 3), width=4, depth=2, skip_connections=False)
+    assert not any(isinstance(layer, keras.layers.Concatenate) for layer in model.layers)
+    assert model.output.shape == (None, 37, 50, 1)
+    deepest = keras.Model(model.input, model.get_layer("down2_b_relu").output)
+    decoder = keras.Model(model.get_layer("down2_b_relu").output, model.output)
+    image = pictures(37, 50)
+    np.testing.assert_allclose(decoder(deepest(image)), model(image, training=False), atol=1e-5)
+
+
+def test_skip_smoothing_is_a_five_by_five_mean():
+    model = unet((20, 20, 3), width=4, depth=1, skip_smoothing=True)
+    layer = model.get_layer("up0_smooth")
+    spot = np.zeros((1, 9, 9, 1), np.float32)
+    spot[0, 4, 4] = 25.0
+    expected = np.zeros((9, 9))
+    expected[2:7, 2:7] = 1.0
+    np.testing.assert_allclose(layer(spot)[0, ..., 0], expected, atol=1e-6)
+    # At the border the mean is over what is there, so that a constant map stays constant.
+    np.testing.assert_allclose(layer(np.ones((1, 9, 9, 1), np.float32)), 1.0, atol=1e-6)
+    assert shapes_of(model) == shapes_of(unet((20, 20, 3), width=4, depth=1))
+
+
+def test_transposed_upsampling_replaces_the_bilinear_one():
+    model = unet((20, 20, 3), width=4, depth=2, upsampling="transposed")
+    up = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2DTranspose)]
+    assert [layer.name for layer in up] == ["up1", "up0"] and [layer.filters for layer in up] == [8, 4]
+    assert not any(isinstance(layer, keras.layers.UpSampling2D) for layer in model.layers)
+
+
+def test_greyscale_sees_the_luma_only():
+    model = unet((20, 20, 3), width=4, depth=1, greyscale=True)
+    image = pictures(20, 20)
+    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    grey = np.repeat(luma[..., None], 3, -1)
+    np.testing.assert_allclose(model(image, training=False), model(grey, training=False), atol=1e-5)
+    assert model.get_layer("down0_a_conv").kernel.shape == (3, 3, 1, 4)
+    # The same network for images that are grey to begin with.
+    native = unet((20, 20, 1), width=4, depth=1, greyscale=True)
+    native.set_weights(model.get_weights())
+    np.testing.assert_allclose(native(luma[..., None], training=False), model(image, training=False), atol=1e-5)
+
+
+def test_attention_gates_can_close_a_skip_connection():
+    model = unet((20, 20, 3), width=4, depth=2, attention_gates=True)
+    image = pictures(20, 20)
+    before = keras.Model(model.input, [model.get_layer(f"down{level}_b_relu").output for level in (0, 1)])
+    gated = keras.Model(model.input, [model.get_layer(f"up{level}_gate").output for level in (0, 1)])
+    for skip, passed in zip(before(image), gated(image), strict=True):
+        skip, passed = skip.numpy(), passed.numpy()
+        share = passed / np.maximum(skip, 1e-6)
+        assert passed.shape == skip.shape and (share[skip > 1e-3] > 0).all() and (share[skip > 1e-3] < 1).all()
+        # One weight a pixel, the same for every channel that isn't 0.
+        seen = skip > 1e-3
+        spread = np.where(seen, share, -1.0).max(-1) - np.where(seen, share, 2.0).min(-1)
+        assert spread[seen.any(-1)].max() < 1e-4
+    for level in (0, 1):
+        model.get_layer(f"up{level}_gate_attend_norm").beta.assign([-50.0])
+    for passed in gated(image):
+        np.testing.assert_allclose(passed, 0.0, atol=1e-6)
 
 
 def test_norm_none_has_no_batch_norm():
@@ -108,7 +211,7 @@ def test_it_learns_a_small_shape_at_its_place():
 def test_logits_are_float32_under_mixed_precision():
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        model = build_segmenter("unet", (16, 16, 3), 3, width=4, depth=2)
+        model = unet((16, 16, 3), 3, width=4, depth=2)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert model.get_layer("up0_b_conv").compute_dtype == "bfloat16"
@@ -124,6 +227,10 @@ def test_logits_are_float32_under_mixed_precision():
         ({"norm": "group"}, "norm='group'"),
         ({"depth": 0}, "depth 0"),
         ({"depth": 5}, "depth 5 needs images of at least 32 pixels.*20"),
+        ({"upsampling": "nearest"}, "upsampling='nearest'"),
+        ({"transformer_blocks": -1}, "transformer_blocks=-1"),
+        ({"skip_connections": False, "skip_smoothing": True}, "need `skip_connections`"),
+        ({"encoder_weights": "imagenet"}, "weights imagenet need an encoder"),
         ({"encoder": "resnet"}, "no backbone named 'resnet'"),
         ({"encoder": "mobilenet_v2"}, "at least 32 pixels"),
     ],
@@ -131,8 +238,3 @@ def test_logits_are_float32_under_mixed_precision():
 def test_arguments_are_checked(options, message):
     with pytest.raises(ConfigError, match=message):
         unet((20, 40, 3), **options)
-
-
-def test_unknown_segmenter():
-    with pytest.raises(ConfigError, match="no segmenter named 'fcn'; known: unet"):
-        build_segmenter("fcn", (32, 32, 3))

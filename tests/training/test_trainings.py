@@ -254,6 +254,27 @@ def test_the_segmenters_loss_is_dice_and_cross_entropy(arrays, monkeypatch):
     assert (compiled["monitor"], compiled["mode"]) == ("val_iou", "max")
 
 
+def test_the_network_and_loss_that_are_named(arrays, monkeypatch):
+    seen = []
+    replace_fit(monkeypatch, lambda model, *args, **options: seen.append((model, options["extra"])))
+    config = replace(
+        CONFIG,
+        segmenter="attention_unet",
+        segmenter_options=("dropout=0.25", "width=6"),
+        segmenter_loss="focal",
+        segmenter_loss_options=("gamma=3",),
+        segmenter_slope=0.01,
+    )
+    train_segmenter(config, arrays, SPLIT)
+    ((model, extra),) = seen
+    assert model.get_layer("up0_a_dropout").rate == 0.25 and model.get_layer("up0_a_conv").filters == 6
+    assert any("gate" in layer.name for layer in model.layers)
+    assert model.loss.gamma == 3 and extra["slope"].threshold == 0.01
+    for wrong in ({"segmenter_options": ("colour=3",)}, {"segmenter_loss_options": ("colour=3",)}):
+        with pytest.raises(ConfigError, match="no option 'colour'"):
+            train_segmenter(replace(config, **wrong), arrays, SPLIT)
+
+
 def test_batches_are_shared_out_evenly():
     assert training_batch_size(100, 16, 1) == 16
     assert training_batch_size(5, 16, 1) == 5

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from tfseg.evaluation.postprocess import Threshold, binarise, check_binarisation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 Resize = Literal["stretch", "pad"]
 IGNORED = 255
+COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
 
 
 def mask_scores(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray | None = None) -> dict[str, float]:
@@ -35,15 +39,25 @@ def mask_scores(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray | Non
     Raises:
         ValueError: when the shapes differ.
     """
+    return scores_of_counts(count_pixels(true, predicted, valid))
+
+
+def count_pixels(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Counts of the pixels in the order of `COUNTS`, int64 (4,); arguments as for `mask_scores`."""
     true, predicted = _checked(true, predicted)
     if valid is not None:
         valid = np.asarray(valid, bool)
         if valid.shape != true.shape:
             raise ValueError(f"`valid` must have the masks' shape {true.shape}, received {valid.shape}")
         true, predicted = true[valid], predicted[valid]
-    both, lesion, found = (int(np.count_nonzero(mask)) for mask in (true & predicted, true, predicted))
-    total = true.size
-    wrong = lesion + found - 2 * both
+    both, lesion, found = (np.count_nonzero(mask) for mask in (true & predicted, true, predicted))
+    return np.array([both, found - both, lesion - both, true.size - lesion - found + both], np.int64)
+
+
+def scores_of_counts(counts: np.ndarray | Sequence[int]) -> dict[str, float]:
+    """The scores of `mask_scores` from counts in the order of `COUNTS`, such as sums over images."""
+    both, too_much, missed, neither = (int(count) for count in counts)
+    wrong, total = too_much + missed, both + too_much + missed + neither
 
     def share(part: int, whole: int) -> float:
         if not total:
@@ -51,13 +65,13 @@ def mask_scores(true: np.ndarray, predicted: np.ndarray, valid: np.ndarray | Non
         return part / whole if whole else float(not wrong)
 
     return {
-        "dice": share(2 * both, lesion + found),
-        "iou": share(both, lesion + found - both),
+        "dice": share(2 * both, 2 * both + wrong),
+        "iou": share(both, both + wrong),
         "pixel_accuracy": share(total - wrong, total),
         "pixel_error": share(wrong, total),
-        "pixel_precision": share(both, found),
-        "pixel_recall": share(both, lesion),
-        "pixel_specificity": share(total - lesion - found + both, total - lesion),
+        "pixel_precision": share(both, both + too_much),
+        "pixel_recall": share(both, both + missed),
+        "pixel_specificity": share(neither, neither + too_much),
     }
 
 
@@ -96,9 +110,10 @@ def surface_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 def score_cases(
     cases: Cases,
     lesion_probability: np.ndarray,
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
     resize: Resize = "stretch",
     surfaces: bool = False,
+    postprocessing: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Score predicted lesion maps against the cases' mask files, at the files' own resolution.
 
@@ -108,37 +123,31 @@ def score_cases(
     Args:
         cases: N cases; those without a mask file are left out of the table.
         lesion_probability: (N, h, w) in [0, 1], one map per case in the same order.
-        threshold: probability from which a pixel is lesion.
+        threshold: probability from which a pixel is lesion, or ``"otsu"`` for each map's own.
         resize: how images became the model's square: ``"stretch"`` did not keep their aspect; ``"pad"``
             scaled them to fit, centred them and filled the rest, which is cut off before scoring.
         surfaces: add ``hausdorff95`` and ``surface_distance`` (in pixels of the original image).
+        postprocessing: what is done to the mask, names out of `POSTPROCESSING` in this order.
 
     Returns:
         One row per case that has a mask: ``id``, ``label`` and the scores of `mask_scores`.
 
     Raises:
-        ValueError: when there is not one map per case, `resize` is unknown, or a mask file can't be read
+        ValueError: when there is not one map per case, an option is unknown, or a mask file can't be read
             (`tfseg.data.ingest.ImageError`, which names the file).
     """
     import pandas as pd
 
-    from tfseg.data.ingest import read_mask
-
-    if resize not in ("stretch", "pad"):
-        raise ValueError(f'`resize` must be "stretch" or "pad", received {resize!r}')
     lesion_probability = np.asarray(lesion_probability)
     if lesion_probability.ndim != 3 or len(lesion_probability) != len(cases):
         raise ValueError(
             f"`lesion_probability` must be ({len(cases)}, h, w), one map per case, received {lesion_probability.shape}"
         )
-    names = cases.mask_classes.names
-    lesion_values = [names.index(name) for name in cases.mask_classes.lesion]
+    check_binarisation(threshold, postprocessing)
     rows = []
-    for position in np.flatnonzero(cases.has_mask):
-        case = cases.table.iloc[position]
-        classes = np.asarray(read_mask(case["mask"], cases.mask_classes))
-        true, valid = np.isin(classes, lesion_values), classes != IGNORED
-        predicted = _restored(lesion_probability[position], classes.shape, resize) >= threshold
+    for case, classes, restored in restored_maps(cases, lesion_probability[..., np.newaxis], resize):
+        true, valid = lesion_of_classes(classes, cases), classes != IGNORED
+        predicted = binarise(restored[..., 0], threshold, postprocessing, valid)
         scores = mask_scores(true, predicted, valid)
         if surfaces:
             scores |= surface_scores(true & valid, predicted & valid)
@@ -148,6 +157,39 @@ def score_cases(
         columns = [*mask_scores(nothing, nothing), *(surface_scores(nothing, nothing) if surfaces else ())]
         return pd.DataFrame(columns=["id", "label", *columns])
     return pd.DataFrame(rows)
+
+
+def restored_maps(
+    cases: Cases, maps: np.ndarray, resize: Resize = "stretch"
+) -> Iterator[tuple[pd.Series, np.ndarray, np.ndarray]]:
+    """Every case that has a mask file, with its maps brought back to the file's size.
+
+    Args:
+        cases: N cases.
+        maps: (N, h, w, C), in the same order.
+        resize: how images became the model's square.
+
+    Yields:
+        The case's row, the mask's class indices uint8 (H, W) with 255 where a pixel is ignored, and the maps float32
+        (H, W, C).
+
+    Raises:
+        ValueError: `resize` is unknown, or a mask file can't be read.
+    """
+    from tfseg.data.decode import check_resize_mode, restore_map
+    from tfseg.data.ingest import read_mask
+
+    check_resize_mode(resize)
+    for position in np.flatnonzero(cases.has_mask):
+        case = cases.table.iloc[position]
+        classes = np.asarray(read_mask(case["mask"], cases.mask_classes))
+        yield case, classes, restore_map(maps[position], *classes.shape, resize=resize)
+
+
+def lesion_of_classes(classes: np.ndarray, cases: Cases) -> np.ndarray:
+    """The union of the lesion classes of class indices, bool of the same shape."""
+    names = cases.mask_classes.names
+    return np.isin(classes, [names.index(name) for name in cases.mask_classes.lesion])
 
 
 def mean_scores(scores: pd.DataFrame, over_labels: bool = False) -> dict[str, float]:
@@ -177,19 +219,3 @@ def _checked(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.nd
     if true.shape != predicted.shape or true.ndim != 2:
         raise ValueError(f"`true` and `predicted` must both be (H, W), received {true.shape} and {predicted.shape}")
     return true, predicted
-
-
-def _restored(values: np.ndarray, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """What `tfseg.data.decode.restore_map` does to one channel, so that scoring needs no TensorFlow."""
-    from PIL import Image
-
-    rows, columns = values.shape
-    height, width = size
-    if resize == "pad":
-        longest = max(height, width)
-        inner_height = max(1, (height * rows + longest // 2) // longest)
-        inner_width = max(1, (width * rows + longest // 2) // longest)
-        top, left = (rows - inner_height) // 2, (columns - inner_width) // 2
-        values = values[top : top + inner_height, left : left + inner_width]
-    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

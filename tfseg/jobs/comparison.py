@@ -69,9 +69,7 @@ def run_comparison(
     if config.distribution == "multiworker":
         # Before any operation runs.
         if out is None or session.max_minutes:
-            raise ConfigError(
-                "multiworker needs `--out`, and its workers can't pause by `--max-minutes`"
-            )
+            raise ConfigError("multiworker needs `--out`, and its workers can't pause by `--max-minutes`")
         if not is_chief(make_strategy(config.distribution)):
             return work_along(config, Run(out), session, say)
     cases = load_cases(config.data, config.target)

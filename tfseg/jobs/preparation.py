@@ -20,6 +20,7 @@ from tfseg.layers.masking import MASK_LAYERS
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json
+from tfseg.training.segmenter import configured_loss, configured_segmenter
 
 
 def recorded_config(config: ComparisonConfig) -> dict:
@@ -127,6 +128,9 @@ def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
     for name in config.subgroups:
         subgroup_of(cases.table[name])
     _check_external(config, cases)
+    if config.segmenter != "none" and config.segmenter_file is None and cases.has_mask.any():
+        configured_loss(config)
+        configured_segmenter(config, cases.mask_classes.channels, pretrained=False)
     weights = config.weights_of(config.backbone)
     features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), weights)
     freeze_first(features, frozen_count(features, config.freeze_first) if weights else 0)

@@ -9,7 +9,7 @@ from keras import ops
 PACKAGE = "tfseg"
 
 
-def dice_coefficient(y_true, y_pred, valid=None, per_image=True, smooth=1e-6):
+def dice_coefficient(y_true, y_pred, valid=None, per_image=True, smooth=1e-6, class_weights=None):
     """`2 Σ t·p / (Σ t + Σ p)` of every channel, averaged over channels.
 
     Args:
@@ -18,6 +18,7 @@ def dice_coefficient(y_true, y_pred, valid=None, per_image=True, smooth=1e-6):
         valid: (B, H, W, 1), 0 where a pixel counts nowhere; None counts all.
         per_image: one coefficient an image, else one pooled over the batch.
         smooth: added to numerator and denominator, so that empty against empty is perfect.
+        class_weights: C weights of the mean over channels; None weighs all alike.
 
     Returns:
         float32 (B,), or a scalar when pooled. Sums are taken in float32, because float16 overflows at 512².
@@ -27,7 +28,35 @@ def dice_coefficient(y_true, y_pred, valid=None, per_image=True, smooth=1e-6):
     axes = (1, 2) if per_image else (0, 1, 2)
     overlap = ops.sum(valid * y_true * y_pred, axis=axes)
     total = ops.sum(valid * (y_true + y_pred), axis=axes)
-    return ops.mean((2.0 * overlap + smooth) / (total + smooth), axis=-1)
+    return mean_over_classes((2.0 * overlap + smooth) / (total + smooth), class_weights)
+
+
+def mean_over_classes(values, class_weights=None):
+    """`Σ w_c · v_c / Σ w_c` over the last axis; without weights the plain mean.
+
+    Raises:
+        ValueError: not one weight per channel.
+    """
+    if class_weights is None:
+        return ops.mean(values, axis=-1)
+    if len(class_weights) != values.shape[-1]:
+        raise ValueError(f"`class_weights` must hold {values.shape[-1]} weights. Received: {list(class_weights)}")
+    weights = ops.convert_to_tensor(class_weights, "float32")
+    return ops.sum(values * weights, axis=-1) / ops.sum(weights)
+
+
+def checked_class_weights(class_weights):
+    """A tuple of weights, at least one of them above 0, or None.
+
+    Raises:
+        ValueError: for negative weights, or none above 0.
+    """
+    if class_weights is None:
+        return None
+    weights = tuple(float(weight) for weight in class_weights)
+    if not weights or min(weights) < 0.0 or max(weights) <= 0.0:
+        raise ValueError(f"`class_weights` must be 0 or more, and not all of them 0. Received: {list(class_weights)}")
+    return weights
 
 
 def pixel_cross_entropy(y_true, logits, valid=None):
@@ -92,21 +121,38 @@ class DiceLoss(MaskLoss):
     """`1 − Dice` on logits.
 
     Args:
-        per_image: average the images' Dice (default), or pool the batch into one.
+        per_image: average the images' Dice (default), or pool the batch (each replica's share of it) into one.
         smooth: see `dice_coefficient`.
+        class_weights: of the mean over channels; None weighs all alike. With `background` there are two channels,
+            background first.
+        background: of a one-channel mask, average the background's Dice and the lesion's, as the code published
+            with the SE-LCN thesis does.
     """
 
-    def __init__(self, per_image=True, smooth=1e-6, name="dice_loss", **kwargs):
+    def __init__(self, per_image=True, smooth=1e-6, class_weights=None, background=False, name="dice_loss", **kwargs):
         super().__init__(name=name, **kwargs)
         self.dice_per_image = per_image
         self.smooth = smooth
+        self.class_weights = checked_class_weights(class_weights)
+        self.background = background
 
     def per_image(self, y_true, logits, valid):
-        probabilities = mask_probabilities(logits)
-        return 1.0 - dice_coefficient(y_true, probabilities, valid, self.dice_per_image, self.smooth)
+        y_true, probabilities = ops.cast(y_true, "float32"), mask_probabilities(logits)
+        if self.background and logits.shape[-1] == 1:
+            y_true, probabilities = (
+                ops.concatenate([1.0 - values, values], axis=-1) for values in (y_true, probabilities)
+            )
+        dice = dice_coefficient(y_true, probabilities, valid, self.dice_per_image, self.smooth, self.class_weights)
+        return 1.0 - dice
 
     def get_config(self):
-        return {**super().get_config(), "per_image": self.dice_per_image, "smooth": self.smooth}
+        return {
+            **super().get_config(),
+            "per_image": self.dice_per_image,
+            "smooth": self.smooth,
+            "class_weights": self.class_weights,
+            "background": self.background,
+        }
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

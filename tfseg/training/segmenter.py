@@ -9,21 +9,23 @@ import keras
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import ComparisonConfig, named_values
 from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, make_batches, steps_per_epoch
 from tfseg.data.cases import MaskClasses
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError, UserError
-from tfseg.losses.dice import DiceCrossEntropy
+from tfseg.losses.dice import MaskLoss
+from tfseg.losses.segmentation import build_loss
 from tfseg.metrics.segmentation import LesionDice, LesionIoU
 from tfseg.models.classifier import segmentation_graph
-from tfseg.models.unet import build_segmenter
+from tfseg.models.segmenters import build_segmenter
 from tfseg.training.callbacks import Plateau
 from tfseg.training.devices import training_batch_size, validation_batch_size
 from tfseg.training.fit import fit, for_segmentation
 from tfseg.training.setup import augmentation_of, optimizer_of, prepare, training_batches
 from tfseg.training.sitting import DETACHED, Sitting, described
+from tfseg.training.slope import SlopeStopping
 from tfseg.training.tensorboard import SHOWN, EpochPictures, lesion_pictures
 from tfseg.training.workers import detached, several_workers
 
@@ -59,20 +61,11 @@ def train_segmenter(
     batch = training_batch_size(len(training), config.segmenter_batch_size, replicas)
     steps = steps_per_epoch(len(training), batch, config.epoch_images)
     with strategy.scope():
-        encoder = None if config.segmenter_encoder == "none" else config.segmenter_encoder
-        model = build_segmenter(
-            config.segmenter,
-            (config.image_size, config.image_size, 3),
-            mask_classes.channels,
-            width=config.segmenter_width,
-            depth=config.segmenter_depth,
-            encoder=encoder,
-            encoder_weights=config.weights_of(encoder) if encoder else None,
-        )
+        model = configured_segmenter(config, mask_classes.channels)
         channels = mask_classes.lesion_channels
         model.compile(
             optimizer=optimizer_of(config, config.segmenter_learning_rate, config.segmenter_epochs, steps),
-            loss=DiceCrossEntropy(),
+            loss=configured_loss(config),
             weighted_metrics=[LesionIoU(channels, name="iou"), LesionDice(channels, name="dice")],
             jit_compile=False,
         )
@@ -83,6 +76,8 @@ def train_segmenter(
     extra = {}
     if config.learning_rate_schedule == "plateau":
         extra["plateau"] = Plateau("val_iou", "max", max(1, config.segmenter_patience // 3))
+    if config.segmenter_slope is not None:
+        extra["slope"] = SlopeStopping(threshold=config.segmenter_slope)
     graph = segmentation_graph(model, mask_classes, config.resize)
     if sitting.tensorboard is not None and sitting.chief:
         shown = arrays.images[validation[:SHOWN]]
@@ -105,6 +100,38 @@ def train_segmenter(
     if several_workers(strategy):
         graph = segmentation_graph(detached(model), mask_classes, config.resize)
     return graph, history, note
+
+
+def configured_segmenter(config: ComparisonConfig, channels: int, pretrained: bool = True) -> keras.Model:
+    """The network that a configuration names.
+
+    Args:
+        config: resolved.
+        channels: of the mask.
+        pretrained: whether its encoder's weights are loaded, if it has some.
+
+    Raises:
+        ConfigError: an option that the architecture hasn't, or one out of range.
+        WeightsError: weights that can't be had.
+    """
+    encoder = None if config.segmenter_encoder == "none" else config.segmenter_encoder
+    options = {
+        "width": config.segmenter_width,
+        "depth": config.segmenter_depth,
+        "encoder": encoder,
+        "encoder_weights": config.weights_of(encoder) if encoder and pretrained else None,
+    }
+    options |= named_values(config.segmenter_options, "segmenter_options")
+    return build_segmenter(config.segmenter, (config.image_size, config.image_size, 3), channels, **options)
+
+
+def configured_loss(config: ComparisonConfig) -> MaskLoss:
+    """The segmenter's loss.
+
+    Raises:
+        ConfigError: an option that the loss hasn't, or one out of range.
+    """
+    return build_loss(config.segmenter_loss, **named_values(config.segmenter_loss_options, "segmenter_loss_options"))
 
 
 def predict_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray, batch_size: int = 32) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,10 +59,12 @@ def fitting(model: keras.Model, batches: tf.data.Dataset) -> Iterator[None]:
 
 
 def detached(model: keras.Model) -> keras.Model:
-    """The same functional model with variables of this process alone, to be tested and saved by the chief only."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
+    """The same model with variables of this process alone, to be tested and saved by the chief only."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        # A clone would lose what layers such as EfficientNet's normalisation keep beside their variables.
+        return keras.saving.load_model(path, compile=False)
 
 
 def wait_for(path: Path, what: str, seconds: float = PATIENCE_SECONDS, sleep: Callable[[float], None] = time.sleep):

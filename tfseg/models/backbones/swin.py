@@ -46,7 +46,7 @@ def swin(input_shape, width, depths, heads, window=WINDOW, drop_path=0.1):
         for block in range(depth):
             name = f"stage{stage}" if block == depth - 1 else f"stage{stage}_block{block + 1}"
             shift = window // 2 if block % 2 else 0
-            outputs = _block(outputs, count, window, shift, float(next(rates)), name)
+            outputs = swin_block(outputs, count, window, shift, float(next(rates)), name)
     outputs = layers.LayerNormalization(epsilon=1e-5, name="norm")(outputs)
     return keras.Model(image, outputs, name="features")
 
@@ -80,7 +80,7 @@ def _published(input_shape, depths, preset):
     return model
 
 
-def _block(inputs, heads, window, shift, rate, name):
+def swin_block(inputs, heads, window, shift, rate, name):
     """Window attention, then two dense layers, each added to what came in (Figure 3 b)."""
     normal = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_norm1")(inputs)
     attended = WindowAttention(heads, window, shift, name=f"{name}_attention")(normal)
