@@ -544,6 +544,19 @@ class TestBinding:
                 run_comparison(tiny(phantoms, **wrong), tmp_path / "run", say=lambda line: None)
             assert not (tmp_path / "run").exists()
 
+    def test_a_split_file_that_leaves_a_class_out(self, finished, phantoms, tiny, tmp_path, monkeypatch):
+        (split,) = read_json(finished[0].path("splits.json"))
+        labels = pd.read_csv(phantoms / "labels.csv").assign(
+            id=lambda table: table["image"].map(lambda p: Path(p).stem)
+        )
+        malignant = set(labels["id"][labels["label"] == "malignant"])
+        moved = [case for case in split["val"] if case in malignant]
+        changed = split | {"train": split["train"] + moved, "val": [c for c in split["val"] if c not in moved]}
+        (tmp_path / "splits.json").write_text(json.dumps([changed]))
+        monkeypatch.setattr(comparison, "run_grid", lambda *values: pytest.fail("it trained"))
+        with pytest.raises(DataError, match="'malignant'.* missing from the part 'val'"):
+            run_comparison(tiny(phantoms, split_file=str(tmp_path / "splits.json")), tmp_path / "run", say=quiet)
+
     def test_a_given_segmenter_with_folds_and_no_masks_at_all(
         self, finished, copied, tiny, tmp_path, rows_of, write_rows
     ):

@@ -21,6 +21,8 @@ from tfseg.training import setup
 from tfseg.training.classifier import train_classifier
 from tfseg.training.devices import training_batch_size, validation_batch_size
 from tfseg.training.segmenter import lesion_maps, load_segmenter, predict_masks, train_segmenter
+from tfseg.training.sitting import Sitting
+from tfseg.training.tensorboard import blended
 
 SIDE = 24
 SPLIT = Split(np.arange(8), np.arange(8, 11), np.arange(11, 14))
@@ -386,3 +388,30 @@ def test_a_probe_computes_the_features_of_whole_images_once(arrays, monkeypatch)
     for approach in ("plain", "plain", "hard_mask", "hard_mask"):
         train_classifier(config, approach, arrays, SPLIT, 2, maps, memo=memo)
     assert counted == ["plain", "hard_mask", "hard_mask"], "another fold has other masks"
+
+
+def test_tensorboard_has_scalars_and_pictures_of_every_epoch(arrays, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, sitting = replace(CONFIG, epochs=2, segmenter_epochs=2), Sitting(tensorboard=tmp_path)
+    trainings = {
+        "segmenter": lambda: train_segmenter(config, arrays, SPLIT, replace(sitting, tensorboard=tmp_path / "s"))
+    }
+    maps = np.where(arrays.masks == 1, 255, 0).astype(np.uint8)
+    own = replace(sitting, tensorboard=tmp_path / "c")
+    trainings["classifier"] = lambda: train_classifier(config, "soft_mask", arrays, SPLIT, 2, maps, own)
+    for (name, train), folder, metric in zip(
+        trainings.items(), (tmp_path / "s", tmp_path / "c"), ("epoch_iou", "epoch_accuracy"), strict=True
+    ):
+        train()
+        pictures = EventAccumulator(str(folder / "pictures"), size_guidance={"images": 0}).Reload()
+        tags = pictures.Tags()["images"] or pictures.Tags()["tensors"]
+        assert any("validation" in tag for tag in tags), name
+        scalars = EventAccumulator(str(folder / "validation")).Reload()
+        assert metric in scalars.Tags()["tensors"] + scalars.Tags()["scalars"], name
+        assert len(scalars.Tensors(metric)) == 2, name
+
+
+def test_a_map_is_laid_over_the_image():
+    image, lesion = np.full((1, 1, 2, 3), 0.5, np.float32), np.array([[[[0.0], [1.0]]]], np.float32)
+    np.testing.assert_allclose(blended(image, lesion)[0, 0], [[0.5, 0.5, 0.5], [0.8, 0.29, 0.26]], atol=1e-6)

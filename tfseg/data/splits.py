@@ -105,7 +105,7 @@ def split_cases(
     for number, part in enumerate(parts, 1):
         name = "split" if folds is None else f"fold_{number}"
         splits.append(Split(*(np.sort(order[part == wanted]).astype(np.int64) for wanted in PARTS), name))
-    _check_classes(splits, cases, "the `split` column" if official is not None else "the split")
+    check_classes(splits, cases, "the `split` column" if official is not None else "the split")
     return splits
 
 
@@ -252,7 +252,12 @@ def _folds(
     return [np.isin(np.arange(len(strata)), test) for test in best]
 
 
-def _check_classes(splits: Sequence[Split], cases: Cases, by: str) -> None:
+def check_classes(splits: Sequence[Split], cases: Cases, by: str) -> None:
+    """Every part of every split has cases of every class.
+
+    Raises:
+        DataError: with every class that a part lacks.
+    """
     labels, groups = cases.labels, cases.groups
     problems = []
     for split in splits:

@@ -208,7 +208,15 @@ def _class_tables(row: Mapping) -> dict:
         (name, [(count, round(count / max(sum(counts), 1), 3)) for count in counts])
         for name, counts in zip(names, confusion, strict=True)
     ]
-    return {"name": row["name"], "columns": columns, "lines": lines, "classes": names, "confusion": shaded}
+    repeats = row["settings"].get("repeats", 1)
+    return {
+        "repeats": repeats,
+        "name": row["name"],
+        "columns": columns,
+        "lines": lines,
+        "classes": names,
+        "confusion": shaded,
+    }
 
 
 def _flat(value, prefix: str = "") -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.cases import Cases
 from tfseg.data.checks import UNREADABLE, check
 from tfseg.data.sources import load_cases
-from tfseg.data.splits import Split, read_split, split_cases
+from tfseg.data.splits import Split, check_classes, read_split, split_cases
 from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.evaluate import mapped_cases
@@ -48,6 +48,8 @@ def prepared(run: Run, config: ComparisonConfig, cases: Cases) -> tuple[list[Spl
         # What is wrong with the cases themselves says more than that they can't be divided.
         check(cases, config.allow)
         raise
+    if config.split_file:
+        check_classes(splits, cases, config.split_file)
     with progress_bar(f"auditing {len(cases)} cases", len(cases)) as advance:
         audit = audit_cases(cases, splits, config.allow, advance, classification=True)
     if not audit.ok:

@@ -85,7 +85,7 @@ def _row_settings(config: ComparisonConfig, name: str) -> dict:
     if name == SEGMENTER_ROW:
         return own
     keys = ("backbone", "weights", "freeze_first", "epochs", "batch_size", "learning_rate", "patience")
-    settings = {"approach": name, **{key: getattr(config, key) for key in keys}}
+    settings = {"approach": name, **{key: getattr(config, key) for key in (*keys, "repeats")}}
     settings["weights"] = recorded_path(config.weights) if config.weights else None
     if name == "centiou":
         settings |= {"cross_entropy_share": config.cross_entropy_share, "saliency_gradient": config.saliency_gradient}
