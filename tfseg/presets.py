@@ -47,3 +47,73 @@ QUICKSTART_PRESETS = {
         cross_entropy_share=0.6,
     ),
 }
+
+EBHI_PRESETS = {
+    # The report's network at a quarter of its width, with batch norm, and a learning rate that falls to zero.
+    "quick": ComparisonConfig(
+        data="",
+        image_size=64,
+        segmenter="unet",
+        segmenter_options=("greyscale=true",),
+        segmenter_loss="bce",
+        segmenter_width=16,
+        segmenter_epochs=16,
+        segmenter_batch_size=16,
+        segmenter_patience=16,
+        segmenter_learning_rate=1e-3,
+        learning_rate_schedule="cosine",
+        augmentation="none",
+        epoch_images=0,
+        segmenter_slope=1e-3,
+    ),
+    "paper": ComparisonConfig(
+        data="",
+        image_size=64,
+        segmenter="unet",
+        segmenter_options=("greyscale=true", "norm=none", "upsampling=transposed"),
+        segmenter_loss="bce",
+        segmenter_width=64,
+        segmenter_epochs=200,
+        segmenter_batch_size=32,
+        segmenter_patience=200,
+        segmenter_learning_rate=1e-4,
+        learning_rate_schedule="constant",
+        augmentation="none",
+        epoch_images=0,
+        segmenter_slope=1e-3,
+    ),
+}
+
+MELANOMA_PRESETS = {
+    "quick": ComparisonConfig(
+        data="",
+        image_size=160,
+        cross_validation=5,
+        segmenter="fpn",
+        segmenter_loss="dice",
+        segmenter_epochs=20,
+        segmenter_batch_size=8,
+        segmenter_patience=20,
+        segmenter_learning_rate=1e-3,
+        learning_rate_schedule="cosine",
+        augmentation="free",
+        epoch_images=0,
+    ),
+    # What the paper leaves open is taken from a public re-implementation: encoder, size, batch and learning rates.
+    "paper": ComparisonConfig(
+        data="",
+        image_size=320,
+        cross_validation=5,
+        segmenter="fpn",
+        segmenter_encoder="resnet50",
+        weights="imagenet",
+        segmenter_loss="dice",
+        segmenter_epochs=10,
+        segmenter_batch_size=3,
+        segmenter_patience=10,
+        segmenter_learning_rate=1e-4,
+        learning_rate_schedule="step",
+        augmentation="none",
+        epoch_images=0,
+    ),
+}

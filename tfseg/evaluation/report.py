@@ -19,6 +19,15 @@ CAPTIONS = {
     "segmenter_curves": "Training of the segmenter.",
     "curves": "Training of the classifiers.",
     "confusion": "True class against predicted class.",
+    "thresholds": "Mean IoU and Dice on the test cases against the threshold.",
+    "class_balance": "Training cases of each class, before and after the classes are balanced.",
+}
+
+
+STEM_CAPTIONS = {
+    "segmentation_": "test masks, the best, the middle and the worst.",
+    "thresholds_": "thresholds on validation and test cases.",
+    "intensity_bands_": "where predicted probabilities and the pixels of the images cluster.",
 }
 
 
@@ -159,6 +168,9 @@ def _differences(comparison: Mapping, figures: Path) -> dict:
 def _caption(stem: str) -> str:
     if stem.startswith("confusion_"):
         return f"Test cases of {stem.removeprefix('confusion_')}: true class against predicted class."
+    for start, caption in STEM_CAPTIONS.items():
+        if stem.startswith(start):
+            return f"{stem.removeprefix(start)}: {caption}"
     return CAPTIONS.get(stem, stem.replace("_", " "))
 
 

@@ -47,6 +47,8 @@ METRIC_ORDER = (
 DECIMALS = {
     "parameters": 0,
     "epochs": 1,
+    "best_epoch": 0,
+    "peak_memory_mb": 0,
     "seconds_per_epoch": 2,
     "train_seconds": 0,
     "latency_ms": 1,
@@ -55,7 +57,11 @@ DECIMALS = {
 }
 MISSING = "–"
 
-SEGMENTATION_COLUMNS = ("dice", "iou", "pixel_accuracy", "pixel_precision", "pixel_recall", "pixel_specificity")
+SEGMENTATION_COLUMNS = (
+    *("dice", "iou", "pixel_accuracy", "pixel_precision", "pixel_recall", "pixel_specificity"),
+    # Of a study: at the network's own size, and with other thresholds.
+    *("dice_model_size", "iou_model_size", "iou_chosen", "iou_otsu"),
+)
 CLASSIFICATION_COLUMNS = (
     "accuracy",
     "balanced_accuracy",

@@ -104,11 +104,11 @@ class Comparison:
         values = {name: table[name].astype(float).tolist() for name in table.columns if name not in ("id", "label")}
         write_csv(self.run.path("history", f"{cell.key}.csv"), history)
         return {
-            **_identity(cell, note),
+            **identity(cell, note),
             "ids": table["id"].tolist(),
             "per_case": values,
             "validation": {"iou": float(history["val_iou"].max())} if "val_iou" in history else {},
-            "extra": _training_facts(history, "val_iou", "max") | _model_facts(graph, self.arrays),
+            "extra": training_facts(history, "val_iou", "max") | model_facts(graph, self.arrays),
         }
 
     def _classifier(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
@@ -145,11 +145,11 @@ class Comparison:
         per_case = _explanation_scores(model, self.arrays, test, outputs, config.split_seed)
         mode = "min" if config.monitor == "val_loss" else "max"
         return {
-            **_identity(cell, trained.note),
+            **identity(cell, trained.note),
             "ids": self.cases.table["id"].iloc[test].tolist(),
             "per_case": {name: values.tolist() for name, values in per_case.items()},
             "validation": TestScores(groups, labels, validated).metrics(self.cases.classes),
-            "extra": _training_facts(trained.history, config.monitor, mode) | _model_facts(model, self.arrays),
+            "extra": training_facts(trained.history, config.monitor, mode) | model_facts(model, self.arrays),
         }
 
     def _load(self, cell: Cell) -> keras.Model:
@@ -162,7 +162,7 @@ class Comparison:
         return self._maps[1]
 
 
-def _identity(cell: Cell, note: str) -> dict:
+def identity(cell: Cell, note: str) -> dict:
     return {"row": cell.row, "fold": cell.fold, "repeat": cell.repeat, "note": note}
 
 
@@ -215,7 +215,7 @@ def predict_pixels(model, images: np.ndarray, batch_size: int = 32) -> dict[str,
     return model.predict(dataset, verbose=0)
 
 
-def _training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
+def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     if history.empty:
         return {"epochs": 0, "train_seconds": 0.0, "seconds_per_epoch": 0.0}
     if monitor not in history:
@@ -230,7 +230,7 @@ def _training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     }
 
 
-def _model_facts(model: keras.Model, arrays: CaseArrays) -> dict:
+def model_facts(model: keras.Model, arrays: CaseArrays) -> dict:
     """Parameters, and the median time of one image over 20 calls after 3 to warm up."""
     call = tf.function(lambda image: model(image, training=False))
     image, times = to_model_input(arrays.images[:1]), []
