@@ -120,6 +120,8 @@ class TestExitCodes:
             (("demo", "--seed", "-1"), "seed"),
             (("list", "nowhere"), "nowhere is not a folder"),
             (("rerun", "nowhere"), "nowhere"),
+            (("label", "nowhere", "--out", "o"), "nowhere"),
+            (("label", "d", "--epochs", "3", "--out", "o"), "epochs"),
             (("train", "d", "--max-minutes", "0"), "`max_minutes`"),
             (("train", "d", "--distribution", "multiworker"), "multiworker needs `--out`"),
             (("compare", "nowhere", "--out", "o"), "nowhere"),

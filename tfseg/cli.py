@@ -12,6 +12,7 @@ import tyro
 from tfseg.commands.audit import Audit
 from tfseg.commands.benchmark import Benchmark
 from tfseg.commands.compare import Compare
+from tfseg.commands.label import Label
 from tfseg.commands.models import Evaluate, Export, Predict
 from tfseg.commands.runs import List, Rerun
 from tfseg.commands.search import Search
@@ -26,6 +27,7 @@ COMMANDS = {
     "demo": Demo,
     "audit": Audit,
     "train": Train,
+    "label": Label,
     "search": Search,
     "rerun": Rerun,
     "list": List,
