@@ -21,7 +21,7 @@ from typing import Literal
 
 from tfseg.cli import run_guarded
 from tfseg.experiment import parse_experiment
-from tfseg.jobs.study_rows import StudyDesign, StudyRow
+from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.presets import EBHI_PRESETS
 from tfseg.quiet import import_tensorflow
 from tfseg.run import recorded_command
@@ -102,7 +102,7 @@ def run() -> int:
     experiment = parse_experiment(EBHI_PRESETS, __doc__, options=OPTIONS)
 
     import_tensorflow()
-    from tfseg.jobs.study import describe_study, run_study
+    from tfseg.jobs.study.job import describe_study, run_study
 
     split_by = "random" if experiment.options.split == "random" else "group"
     finished = run_study(

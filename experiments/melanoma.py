@@ -17,7 +17,7 @@ import sys
 
 from tfseg.cli import run_guarded
 from tfseg.experiment import parse_experiment
-from tfseg.jobs.study_rows import StudyDesign, StudyRow
+from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.presets import MELANOMA_PRESETS
 from tfseg.quiet import import_tensorflow
 from tfseg.run import recorded_command
@@ -51,7 +51,7 @@ def run() -> int:
     experiment = parse_experiment(MELANOMA_PRESETS, __doc__)
 
     import_tensorflow()
-    from tfseg.jobs.study import describe_study, run_study
+    from tfseg.jobs.study.job import describe_study, run_study
 
     finished = run_study(
         experiment.config,

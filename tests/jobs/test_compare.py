@@ -11,8 +11,8 @@ import tyro
 from tfseg.commands.compare import Compare
 from tfseg.errors import ConfigError, DataError, RunError, UserError
 from tfseg.evaluation.classification import predictions_table
-from tfseg.jobs.compare import compare
-from tfseg.jobs.compare_inputs import read_groups, read_inputs
+from tfseg.jobs.compare.inputs import read_groups, read_inputs
+from tfseg.jobs.compare.job import compare
 
 CLASSES = ["a", "b"]
 DRAWS = 200
@@ -283,7 +283,7 @@ class TestMistakes:
 def test_the_command_line(monkeypatch):
     received = {}
     monkeypatch.setattr(
-        "tfseg.jobs.compare.compare", lambda *values, **options: received.update(options, values=values)
+        "tfseg.jobs.compare.job.compare", lambda *values, **options: received.update(options, values=values)
     )
     words = ["one", "two.csv", "--out", "o", "--rows", "x", "y", "--metric", "kappa", "--against", "x", "--common"]
     words += ["--classes", "a", "b", "--groups", "g.csv", "--draws", "500", "--published", "p.json", "--seed", "3"]

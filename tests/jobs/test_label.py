@@ -25,9 +25,9 @@ from tfseg.data.cases import Cases, MaskClasses
 from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError, DataError, Paused, RunError, TrainingError
-from tfseg.jobs import label
-from tfseg.jobs.label import label_masks, weighted
-from tfseg.jobs.label_data import divide, file_names, lesion_value, pixel_weights, upright_size
+from tfseg.jobs.label import job as label
+from tfseg.jobs.label.data import divide, file_names, lesion_value, pixel_weights, upright_size
+from tfseg.jobs.label.job import label_masks, weighted
 from tfseg.models.classifier import segmentation_graph
 from tfseg.run import Run, read_json
 
@@ -458,7 +458,7 @@ def test_file_names():
 def test_the_command_hands_everything_on(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        "tfseg.jobs.label.label_masks", lambda config, out, **options: seen.update(options, c=config, o=out)
+        "tfseg.jobs.label.job.label_masks", lambda config, out, **options: seen.update(options, c=config, o=out)
     )
     command = Label(data="d", out="o", link_images=True, sheet=7, max_minutes=3.0, segmenter_width=8)
     assert command.run() == 0

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tfseg.data.cases import Cases, MaskClasses
-from tfseg.jobs.label_review import (
+from tfseg.jobs.label.review import (
     MaskFacts,
     Usual,
     class_overlaps,

@@ -17,12 +17,13 @@ from PIL import Image
 from tfseg.commands.search import Search
 from tfseg.config import ComparisonConfig, Session, from_plain
 from tfseg.errors import ConfigError, Paused, RunError, TrainingError
-from tfseg.jobs import preparation, search_trials
-from tfseg.jobs import search as search_job
-from tfseg.jobs.oracles import Proposals
+from tfseg.jobs import preparation
 from tfseg.jobs.runs import list_runs, stored_config
-from tfseg.jobs.search import run_search, search_finished
-from tfseg.jobs.search_space import plan_search
+from tfseg.jobs.search import job as search_job
+from tfseg.jobs.search import trials as search_trials
+from tfseg.jobs.search.job import run_search, search_finished
+from tfseg.jobs.search.oracles import Proposals
+from tfseg.jobs.search.space import plan_search
 from tfseg.run import Run, read_json, write_json
 from tfseg.training.setup import Trained
 

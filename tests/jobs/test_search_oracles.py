@@ -10,8 +10,8 @@ import pytest
 
 from tfseg.config import ComparisonConfig
 from tfseg.errors import RunError
-from tfseg.jobs.oracles import Proposals
-from tfseg.jobs.search_space import plan_search
+from tfseg.jobs.search.oracles import Proposals
+from tfseg.jobs.search.space import plan_search
 
 CENTIOU = ComparisonConfig(data="d", approaches=("centiou",))
 RATE = "learning_rate=1e-5..1e-1:log"

@@ -10,8 +10,8 @@ import pytest
 
 from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError
-from tfseg.jobs import search_space
-from tfseg.jobs.search_space import combinations, plan_search, read_field, space_text
+from tfseg.jobs.search import space as search_space
+from tfseg.jobs.search.space import combinations, plan_search, read_field, space_text
 from tfseg.spaces import Choices, Range
 
 PLAIN = ComparisonConfig(data="d", approaches=("plain",))

@@ -16,10 +16,10 @@ from tfseg.data.batches import load_arrays
 from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError, RunError
 from tfseg.export.predictor import load_predictor
-from tfseg.jobs import study_cells
 from tfseg.jobs.export import parity_images, trained_model
-from tfseg.jobs.study import describe_study, run_study
-from tfseg.jobs.study_rows import StudyDesign, StudyRow
+from tfseg.jobs.study import cells as study_cells
+from tfseg.jobs.study.job import describe_study, run_study
+from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.models.segmenters import segmenter_options
 from tfseg.presets import EBHI_PRESETS, MELANOMA_PRESETS
 from tfseg.run import Run, read_json

@@ -11,8 +11,8 @@ from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import MaskClasses
 from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError
-from tfseg.jobs.study_rows import StudyDesign, StudyRow, study_splits
-from tfseg.jobs.study_scores import MaskScores, baseline_mask, baseline_scores, model_size_scores, polarity
+from tfseg.jobs.study.rows import StudyDesign, StudyRow, study_splits
+from tfseg.jobs.study.scores import MaskScores, baseline_mask, baseline_scores, model_size_scores, polarity
 
 CONFIG = ComparisonConfig(data="d")
 

@@ -48,7 +48,7 @@ class Compare:
     """Of the bootstrap."""
 
     def run(self) -> int:
-        from tfseg.jobs.compare import compare
+        from tfseg.jobs.compare.job import compare
 
         compare(
             self.inputs,

@@ -49,7 +49,7 @@ class Label(ComparisonConfig):
 
     def run(self) -> int:
         import_tensorflow()
-        from tfseg.jobs.label import label_masks
+        from tfseg.jobs.label.job import label_masks
 
         config = ComparisonConfig(**{e.name: getattr(self, e.name) for e in dataclasses.fields(ComparisonConfig)})
         label_masks(

@@ -9,7 +9,7 @@ import tyro
 
 from tfseg.commands.arguments import Data, command_line
 from tfseg.config import ComparisonConfig, Session
-from tfseg.jobs.search_space import Objective, Part, SearchPlan, Tuner, plan_search
+from tfseg.jobs.search.space import Objective, Part, SearchPlan, Tuner, plan_search
 from tfseg.quiet import import_tensorflow
 
 
@@ -51,7 +51,7 @@ class Search(ComparisonConfig):
 
     def run(self) -> int:
         import_tensorflow()
-        from tfseg.jobs.search import run_search
+        from tfseg.jobs.search.job import run_search
 
         plan = self._plan()
         run = run_search(self._config(), plan, self.out, command=command_line(), session=self._session())

@@ -88,7 +88,7 @@ def write_report(run_folder: str | Path) -> Path:
     network.
 
     Shown where they exist: ``metrics.json`` (tables, and per class where rows have ``per_class`` or ``confusion``),
-    ``comparison/comparison.json`` (see `tfseg.jobs.compare`), ``figures/*.png``, ``data.json``, ``config.json``,
+    ``comparison/comparison.json`` (see `tfseg.jobs.compare.job`), ``figures/*.png``, ``data.json``, ``config.json``,
     ``environment.json``.
 
     Args:

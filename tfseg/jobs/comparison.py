@@ -16,7 +16,7 @@ from tfseg.errors import ConfigError, Paused, TrainingError
 from tfseg.evaluation.report import write_metrics, write_report
 from tfseg.evaluation.tables import table_markdown, table_text
 from tfseg.jobs.cells import Comparison, row_model
-from tfseg.jobs.compare import compare
+from tfseg.jobs.compare.job import compare
 from tfseg.jobs.evaluate import evaluate_model
 from tfseg.jobs.grid import Progress, grid_progress, run_grid, write_state
 from tfseg.jobs.pictures import draw_figures

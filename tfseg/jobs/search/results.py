@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from tfseg.config import ComparisonConfig
 from tfseg.evaluation.canvas import PALETTE, new_figure, plain_axes, words, wrapped, write_png
-from tfseg.jobs.search_space import SearchPlan
+from tfseg.jobs.search.space import SearchPlan
 from tfseg.run import write_text
 from tfseg.spaces import Range, Space
 

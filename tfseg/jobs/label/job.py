@@ -24,7 +24,7 @@ from tfseg.evaluation.mask_classes import score_classes
 from tfseg.evaluation.segmentation import restored_maps, score_cases
 from tfseg.jobs.cells import SEGMENTER_ROW, save_model, write_csv
 from tfseg.jobs.grid import Cell, run_grid, stored, write_state
-from tfseg.jobs.label_data import (
+from tfseg.jobs.label.data import (
     divide,
     file_names,
     lesion_value,
@@ -34,7 +34,7 @@ from tfseg.jobs.label_data import (
     write_folder,
     write_mask,
 )
-from tfseg.jobs.label_review import (
+from tfseg.jobs.label.review import (
     MaskFacts,
     class_overlaps,
     mask_confidence,
@@ -43,7 +43,7 @@ from tfseg.jobs.label_review import (
     scores_by_class,
     winners,
 )
-from tfseg.jobs.label_sheet import REPORT, write_review
+from tfseg.jobs.label.sheet import REPORT, write_review
 from tfseg.jobs.preparation import record_environment, recorded_config
 from tfseg.losses.segmentation import loss_options
 from tfseg.progress import progress_bar

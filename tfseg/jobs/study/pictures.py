@@ -14,8 +14,8 @@ from tfseg.evaluation.canvas import PALETTE, new_figure, plain_axes, wrapped, wr
 from tfseg.evaluation.thresholds import histogram
 from tfseg.jobs.cells import read_arrays
 from tfseg.jobs.grid import Cell, Progress
-from tfseg.jobs.study_cells import Study
-from tfseg.jobs.study_results import best_segmenter
+from tfseg.jobs.study.cells import Study
+from tfseg.jobs.study.results import best_segmenter
 
 SHOWN_CASES = 6
 COMPARED = ("iou", "dice", "pixel_error")

@@ -18,10 +18,10 @@ from tfseg.data.splits import Split
 from tfseg.errors import TrainingError
 from tfseg.jobs.cells import FOLD_SEEDS, REPEAT_SEEDS, SEGMENTER_ROW, save_model, write_csv
 from tfseg.jobs.grid import Cell, stored
-from tfseg.jobs.oracles import Proposal, Proposals
 from tfseg.jobs.preparation import recorded_config
-from tfseg.jobs.search_results import TrialResult, best_of, draw_search, trials_csv
-from tfseg.jobs.search_space import SearchPlan
+from tfseg.jobs.search.oracles import Proposal, Proposals
+from tfseg.jobs.search.results import TrialResult, best_of, draw_search, trials_csv
+from tfseg.jobs.search.space import SearchPlan
 from tfseg.layers.masking import MASK_LAYERS
 from tfseg.run import Run, read_json, write_json
 from tfseg.training.checkpoint import Sitting

@@ -11,9 +11,9 @@ from tfseg.evaluation.scores import summarise_row
 from tfseg.jobs.cells import row_model, write_csv
 from tfseg.jobs.grid import Cell, Progress, stored
 from tfseg.jobs.preparation import recorded_config
-from tfseg.jobs.study_cells import Study
-from tfseg.jobs.study_rows import StudyRow
-from tfseg.jobs.study_scores import MaskScores
+from tfseg.jobs.study.cells import Study
+from tfseg.jobs.study.rows import StudyRow
+from tfseg.jobs.study.scores import MaskScores
 from tfseg.run import written_whole
 
 # What stands in the table of classes, and has a second value at the network's size.

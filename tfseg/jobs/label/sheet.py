@@ -10,7 +10,7 @@ import numpy as np
 
 from tfseg.data.audit_page import draw_case
 from tfseg.data.sources.folder import TABLE, read_folder
-from tfseg.jobs.label_review import MaskFacts, reasons, review_order, usual
+from tfseg.jobs.label.review import MaskFacts, reasons, review_order, usual
 from tfseg.run import Run, write_json, write_text, written_whole
 
 LIST, PAGE, REPORT = "review.csv", "review.html", "labelling.json"

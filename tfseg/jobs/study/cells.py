@@ -25,8 +25,8 @@ from tfseg.jobs.cells import (
     write_csv,
 )
 from tfseg.jobs.grid import Cell
-from tfseg.jobs.study_rows import StudyDesign, StudyRow
-from tfseg.jobs.study_scores import baseline_mask, baseline_scores, model_size_scores, polarity
+from tfseg.jobs.study.rows import StudyDesign, StudyRow
+from tfseg.jobs.study.scores import baseline_mask, baseline_scores, model_size_scores, polarity
 from tfseg.run import Run
 from tfseg.training.segmenter import lesion_maps, predict_masks, train_segmenter
 from tfseg.training.sitting import Sitting

@@ -16,7 +16,7 @@ from tfseg.evaluation.comparison_page import (
     metrics_of,
 )
 from tfseg.evaluation.differences import compare_rows
-from tfseg.jobs.compare_inputs import Inputs, read_groups, read_inputs
+from tfseg.jobs.compare.inputs import Inputs, read_groups, read_inputs
 from tfseg.run import read_json, recorded_path, write_json, write_text
 
 RESULT = "comparison.json"
@@ -46,13 +46,13 @@ def compare(
 
     Args:
         paths: run folders, ``predictions.csv`` files, or CSV tables with columns ``<model>_pred``; see
-            `tfseg.jobs.compare_inputs.read_inputs`.
+            `tfseg.jobs.compare.inputs.read_inputs`.
         out: folder for the results; new, empty, or of an earlier comparison, which is written again.
         rows: names of the rows to compare; all by default.
         classes: names of the classes 0, 1, 2, … of tables that hold numbers.
         metric: whose differences the sentences and the figure are about; by default accuracy, for segmenters Dice.
         against: compare only with this row.
-        groups: CSV table that says which patient or lesion a case is of; see `tfseg.jobs.compare_inputs.read_groups`.
+        groups: CSV table that says which patient or lesion a case is of; see `tfseg.jobs.compare.inputs.read_groups`.
         common: whether to compare on the cases that all have, instead of refusing different test cases.
         draws, seed: of the bootstrap.
         published: JSON file of published scores to set beside ours: ``{"source": text, "std_ddof": 0 or 1,

@@ -13,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tfseg.errors import RunError
-from tfseg.jobs.search_space import SearchPlan, combinations
+from tfseg.jobs.search.space import SearchPlan, combinations
 from tfseg.spaces import Range, Space
 
 # Seeds of two trials, and of two searches, are so far apart that neither draws the other's numbers.

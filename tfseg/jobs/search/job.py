@@ -13,9 +13,9 @@ from tfseg.data.splits import write_split
 from tfseg.errors import ConfigError, Paused, TrainingError
 from tfseg.jobs.grid import STATE, run_grid, write_state
 from tfseg.jobs.preparation import describe, prepared, record_environment, recorded_config
-from tfseg.jobs.search_results import options_text, trials_text
-from tfseg.jobs.search_space import SearchPlan
-from tfseg.jobs.search_trials import Search
+from tfseg.jobs.search.results import options_text, trials_text
+from tfseg.jobs.search.space import SearchPlan
+from tfseg.jobs.search.trials import Search
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.run import Run, read_json, write_json
 from tfseg.spaces import Choices

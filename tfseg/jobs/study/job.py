@@ -21,14 +21,14 @@ from tfseg.errors import ConfigError, DataError, Paused, TrainingError
 from tfseg.evaluation.report import write_metrics, write_report
 from tfseg.evaluation.tables import table_text
 from tfseg.jobs.cells import write_csv
-from tfseg.jobs.compare import compare
+from tfseg.jobs.compare.job import compare
 from tfseg.jobs.grid import Progress, grid_progress, run_grid, write_state
 from tfseg.jobs.preparation import describe, record_environment, recorded_config
-from tfseg.jobs.study_cells import Study
-from tfseg.jobs.study_pictures import draw_study
-from tfseg.jobs.study_results import best_segmenter, tabulate_study
-from tfseg.jobs.study_rows import StudyDesign, StudyRow, study_splits
-from tfseg.jobs.study_tables import study_markdown
+from tfseg.jobs.study.cells import Study
+from tfseg.jobs.study.pictures import draw_study
+from tfseg.jobs.study.results import best_segmenter, tabulate_study
+from tfseg.jobs.study.rows import StudyDesign, StudyRow, study_splits
+from tfseg.jobs.study.tables import study_markdown
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json, write_json, write_text
 from tfseg.training.segmenter import configured_loss, configured_segmenter

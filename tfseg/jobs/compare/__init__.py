@@ -1,0 +1,1 @@
+"""Paired comparisons between runs and tables of predictions."""

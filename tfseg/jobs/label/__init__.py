@@ -1,0 +1,1 @@
+"""Semi-automatic labelling: the training, the drawn masks, and what to review."""

@@ -1,0 +1,1 @@
+"""Studies of segmenters: rows of changed settings, trained on runs or folds."""
