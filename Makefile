@@ -13,7 +13,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not real_data"
 
 test-real: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "slow or real_data" --durations=15
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or real_data" --durations=15
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -13,9 +13,10 @@ from dataclasses import fields
 import pytest
 
 from tfseg import cli
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError, ExportError, Paused, RunError
 from tfseg.run import Run
+from tfseg.session import Session
 
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "scipy", "matplotlib", "cv2", "PIL")
 

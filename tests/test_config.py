@@ -9,9 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from tfseg.config import ComparisonConfig, Session, from_plain, named_values, to_plain
+from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError
+from tfseg.plain import from_plain, to_plain
 from tfseg.presets import DEMO, QUICKSTART_PRESETS
+from tfseg.session import Session
+from tfseg.words import named_values
 
 WRONG = [
     *(

@@ -11,7 +11,7 @@ import tfseg
 
 ROOT = Path(tfseg.__file__).parent
 # A module may import from its own room and from the rooms named here, and nothing else of the package.
-GROUND = {"tfseg", "errors", "spaces", "config", "presets", "run", "progress", "quiet"}
+GROUND = {"tfseg", "errors", "spaces", "words", "config", "session", "plain", "presets", "run", "progress", "quiet"}
 LIGHT = GROUND | {"data"}
 ROOMS = {
     "tfseg": set(),
@@ -19,10 +19,13 @@ ROOMS = {
     "progress": set(),
     "quiet": set(),
     "spaces": {"errors"},
-    "config": {"errors", "spaces"},
+    "words": {"errors"},
+    "session": {"errors"},
+    "config": {"errors", "spaces", "words"},
+    "plain": {"errors", "config"},
     "presets": {"config"},
     "run": {"errors", "tfseg"},
-    "experiment": {"errors", "config"},
+    "experiment": {"errors", "config", "session"},
     "data": GROUND,
     "losses": LIGHT,
     "metrics": LIGHT | {"losses"},

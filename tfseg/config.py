@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import tyro
 
 from tfseg.errors import ConfigError
 from tfseg.spaces import Choices, Range
+from tfseg.words import named_values
 
 BackboneName = Literal[
     "small_cnn",
@@ -293,129 +292,6 @@ class ComparisonConfig:
         return str(found[0])
 
 
-@dataclass(frozen=True)
-class Session:
-    """One sitting of a run: which part of it is done now. The results are the same however many sittings there are."""
-
-    cells: tuple[str, ...] = ()
-    """Only these rows of the table: names, or numbers from 1 in the order of the approaches. Default: all."""
-    folds: tuple[str, ...] = ()
-    """Only these folds, numbered from 0. Default: all."""
-    max_minutes: float | None = None
-    """Stop at a checkpoint before this time is over, with exit code 3; the same command goes on."""
-    tensorboard: bool = False
-    """Write TensorBoard logs, with overlays of validation images, to the run's folder."""
-
-    def __post_init__(self):
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ConfigError(f"`max_minutes` must be above 0, received {self.max_minutes}")
-
-    def rows(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` that are asked for.
-
-        Raises:
-            ConfigError: a name or number that there isn't.
-        """
-        chosen = []
-        for word in _words(self.cells):
-            number = int(word) if word.isdecimal() else 0
-            if word not in names and not 1 <= number <= len(names):
-                known = ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
-                raise ConfigError(f"`cells`: there is no row {word!r}; there are {known}")
-            chosen.append(word if word in names else names[number - 1])
-        return [name for name in names if name in chosen] if chosen else list(names)
-
-    def fold_numbers(self, count: int) -> list[int]:
-        """Those of `count` folds that are asked for.
-
-        Raises:
-            ConfigError: a number that there isn't.
-        """
-        words = _words(self.folds)
-        wrong = [word for word in words if not word.isdecimal() or int(word) >= count]
-        if wrong:
-            raise ConfigError(f"`folds` must be numbers from 0 to {count - 1}, received {', '.join(wrong)}")
-        return sorted({int(word) for word in words}) if words else list(range(count))
-
-
-def named_values(words: Sequence[str], option: str) -> dict[str, Any]:
-    """``("dropout=0.2", "greyscale=true")`` as arguments: whole numbers, numbers, true, false, none, lists with commas,
-    else text.
-
-    Raises:
-        ConfigError: names `option` and the word that isn't NAME=VALUE.
-    """
-    values = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or not name.isidentifier() or not text:
-            raise ConfigError(f"`{option}`: expected NAME=VALUE, received {word!r}")
-        values[name] = [_value(part) for part in text.split(",")] if "," in text else _value(text)
-    return values
-
-
-def _value(text: str) -> Any:
-    known = {"true": True, "false": False, "none": None}
-    if text.lower() in known:
-        return known[text.lower()]
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
 def _letters(name: str) -> str:
     """A name without what is written differently: ``squeezenet1_1`` and ``squeezenet_1_1`` are the same."""
     return "".join(character for character in name.lower() if character.isalnum())
-
-
-def _words(values: tuple[str, ...]) -> list[str]:
-    """``("1,4", "7")`` as ``["1", "4", "7"]``."""
-    return [word.strip() for value in values for word in value.split(",") if word.strip()]
-
-
-def to_plain(config: ComparisonConfig) -> dict[str, Any]:
-    """A configuration as JSON values."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
-
-
-def from_plain(values: Mapping[str, Any]) -> ComparisonConfig:
-    """Read what `to_plain` writes.
-
-    Raises:
-        ConfigError: an unknown key (with the nearest known one), a value of another type, or no ``data``.
-    """
-    import difflib
-    import types
-
-    known = {field.name for field in fields(ComparisonConfig)}
-    hints = get_type_hints(ComparisonConfig)
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            raise ConfigError(f"unknown configuration key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        hint = hints[key]
-        choices = getattr(hint, "__args__", ())
-        if getattr(hint, "__origin__", None) is Literal:
-            fits = value in choices
-        elif getattr(hint, "__origin__", None) is tuple:
-            allowed = getattr(choices[0], "__args__", None)
-            fits = isinstance(value, list | tuple) and all(
-                item in allowed if allowed else isinstance(item, str) for item in value
-            )
-        elif isinstance(hint, types.UnionType):
-            fits = any(_is_a(value, choice) for choice in choices)
-        else:
-            fits = _is_a(value, hint)
-        if not fits:
-            raise ConfigError(f"`{key}` must be {hint}, received {value!r}")
-    if "data" not in values:
-        raise ConfigError("the configuration key 'data' is missing")
-    return ComparisonConfig(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    )
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    """Whether a JSON value is of this type; a whole number is a float too, a truth value is no number."""
-    return type(value) is kind or (kind is float and type(value) is int)

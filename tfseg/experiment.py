@@ -9,8 +9,9 @@ from typing import Any
 
 import tyro
 
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.errors import UserError
+from tfseg.session import Session
 
 PARTS = (ComparisonConfig, Session)
 

@@ -14,7 +14,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfseg.config import Session
 from tfseg.data.decode import restore_map
 from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.errors import ConfigError, DataError, RunError, TrainingError, UserError
@@ -22,6 +21,7 @@ from tfseg.export.predictor import load_predictor
 from tfseg.jobs import cells, comparison
 from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.run import Run, read_json
+from tfseg.session import Session
 
 CLASSIFICATION = {
     "accuracy",

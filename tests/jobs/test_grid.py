@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from tfseg.config import Session
 from tfseg.errors import ConfigError, Paused, RunError, TrainingError
 from tfseg.jobs import grid
 from tfseg.jobs.grid import Cell, grid_progress, run_grid, stored
 from tfseg.jobs.runs import list_runs, runs_text, stored_config
 from tfseg.run import Run, read_json, write_json
+from tfseg.session import Session
 
 ROWS = ("plain", "soft")
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tfseg.commands.audit import Audit
 from tfseg.commands.label import Label
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.data.batches import load_arrays
 from tfseg.data.cases import Cases, MaskClasses
 from tfseg.data.phantom import PhantomConfig, write_phantoms
@@ -30,6 +30,7 @@ from tfseg.jobs.label.data import divide, file_names, lesion_value, pixel_weight
 from tfseg.jobs.label.job import label_masks, weighted
 from tfseg.models.classifier import segmentation_graph
 from tfseg.run import Run, read_json
+from tfseg.session import Session
 
 SIZE = 32
 TINY = ComparisonConfig(

@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfseg.commands.search import Search
-from tfseg.config import ComparisonConfig, Session, from_plain
+from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError, Paused, RunError, TrainingError
 from tfseg.jobs import preparation
 from tfseg.jobs.runs import list_runs, stored_config
@@ -24,7 +24,9 @@ from tfseg.jobs.search import trials as search_trials
 from tfseg.jobs.search.job import run_search, search_finished
 from tfseg.jobs.search.oracles import Proposals
 from tfseg.jobs.search.space import plan_search
+from tfseg.plain import from_plain
 from tfseg.run import Run, read_json, write_json
+from tfseg.session import Session
 from tfseg.training.setup import Trained
 
 RATE = "learning_rate=1e-5..1e-1:log"

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfseg.config import Session, named_values
 from tfseg.data.batches import load_arrays
 from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError, RunError
@@ -23,7 +22,9 @@ from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.models.segmenters import segmenter_options
 from tfseg.presets import EBHI_PRESETS, MELANOMA_PRESETS
 from tfseg.run import Run, read_json
+from tfseg.session import Session
 from tfseg.training.segmenter import configured_loss
+from tfseg.words import named_values
 
 PAPER = {"iou": 0.8612, "dice": 0.9225, "pixel_error": 0.0974}
 ROWS = (

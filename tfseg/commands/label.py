@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import get_type_hints
 
 from tfseg.commands.arguments import Data, command_line
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.quiet import import_tensorflow
+from tfseg.session import Session
 
 Loss = get_type_hints(ComparisonConfig, include_extras=True)["segmenter_loss"]
 

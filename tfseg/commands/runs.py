@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from tfseg.commands.arguments import Positional, command_line
-from tfseg.config import Session
 from tfseg.quiet import import_tensorflow
+from tfseg.session import Session
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import tyro
 
 from tfseg.commands.arguments import Data, command_line
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.jobs.search.space import Objective, Part, SearchPlan, Tuner, plan_search
 from tfseg.quiet import import_tensorflow
+from tfseg.session import Session
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tfseg.commands.arguments import Data, command_line
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.quiet import import_tensorflow
+from tfseg.session import Session
 
 PARTS = (ComparisonConfig, Session)
 

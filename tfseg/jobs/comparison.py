@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.data.audit_page import write_audit
 from tfseg.data.batches import load_arrays
 from tfseg.data.cases import Cases
@@ -24,6 +24,7 @@ from tfseg.jobs.preparation import describe, external_name, prepared, record_env
 from tfseg.jobs.results import best_row, tabulate
 from tfseg.jobs.workers import work_along
 from tfseg.run import Run, read_json, write_json, write_text
+from tfseg.session import Session
 from tfseg.training.devices import is_chief, make_strategy
 
 Say = Callable[[str], None]

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfseg.config import Session
 from tfseg.errors import Paused, RunError, TrainingError
 from tfseg.run import Run, read_json, write_json
+from tfseg.session import Session
 from tfseg.training.sitting import Sitting
 
 STATE = "state.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfseg.config import PATH_FIELDS, ComparisonConfig, to_plain
+from tfseg.config import PATH_FIELDS, ComparisonConfig
 from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.cases import Cases
 from tfseg.data.checks import UNREADABLE, check
@@ -18,6 +18,7 @@ from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.evaluate import mapped_cases
 from tfseg.layers.masking import MASK_LAYERS
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
+from tfseg.plain import to_plain
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json
 from tfseg.training.segmenter import configured_loss, configured_segmenter

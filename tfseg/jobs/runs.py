@@ -7,10 +7,12 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
-from tfseg.config import PATH_FIELDS, ComparisonConfig, Session, from_plain
+from tfseg.config import PATH_FIELDS, ComparisonConfig
 from tfseg.errors import ConfigError, RunError
 from tfseg.jobs.grid import cell_running
+from tfseg.plain import from_plain
 from tfseg.run import Run, read_json
+from tfseg.session import Session
 
 COLUMNS = ("run", "experiment", "data", "state", "cells", "changed", "best row", "balanced accuracy")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.data.batches import load_arrays
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import read_split
@@ -12,6 +12,7 @@ from tfseg.errors import TrainingError
 from tfseg.jobs.cells import SEGMENTER_ROW, Comparison
 from tfseg.jobs.grid import Cell, stored, wanted_cells
 from tfseg.run import Run
+from tfseg.session import Session
 from tfseg.training.classifier import train_classifier
 from tfseg.training.segmenter import train_segmenter
 from tfseg.training.sitting import Sitting

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig, named_values
+from tfseg.config import ComparisonConfig
 from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, make_batches, steps_per_epoch
 from tfseg.data.cases import MaskClasses
@@ -28,6 +28,7 @@ from tfseg.training.sitting import DETACHED, Sitting, described
 from tfseg.training.slope import SlopeStopping
 from tfseg.training.tensorboard import SHOWN, EpochPictures, lesion_pictures
 from tfseg.training.workers import detached, several_workers
+from tfseg.words import named_values
 
 
 def train_segmenter(

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfseg.config import ComparisonConfig, Session, named_values
+from tfseg.config import ComparisonConfig
 from tfseg.data.audit import audit_cases
 from tfseg.data.batches import CaseArrays, load_arrays
 from tfseg.data.cases import Cases
@@ -48,8 +48,10 @@ from tfseg.jobs.preparation import record_environment, recorded_config
 from tfseg.losses.segmentation import loss_options
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json
+from tfseg.session import Session
 from tfseg.training.segmenter import lesion_maps, predict_masks, train_segmenter
 from tfseg.training.sitting import Sitting
+from tfseg.words import named_values
 
 Say = Callable[[str], None]
 WHOLE = Session()

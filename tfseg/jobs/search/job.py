@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.data.audit_page import write_audit
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import write_split
@@ -18,6 +18,7 @@ from tfseg.jobs.search.space import SearchPlan
 from tfseg.jobs.search.trials import Search
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.run import Run, read_json, write_json
+from tfseg.session import Session
 from tfseg.spaces import Choices
 
 Say = Callable[[str], None]

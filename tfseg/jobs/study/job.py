@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig, Session
+from tfseg.config import ComparisonConfig
 from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.audit_page import write_audit
 from tfseg.data.cases import Cases
@@ -31,6 +31,7 @@ from tfseg.jobs.study.rows import StudyDesign, StudyRow, study_splits
 from tfseg.jobs.study.tables import study_markdown
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json, write_json, write_text
+from tfseg.session import Session
 from tfseg.training.segmenter import configured_loss, configured_segmenter
 
 Say = Callable[[str], None]
