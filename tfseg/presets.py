@@ -24,7 +24,13 @@ QUICKSTART_PRESETS = {
     "quick": ComparisonConfig(data="", augmentation="se_lcn", balance="majority"),
     # What a linear classifier makes of frozen features: the floor that a trained one has to beat.
     "probe": ComparisonConfig(
-        data="", training="probe", approaches=("plain",), segmenter="none", image_size=224, cross_validation=5
+        data="",
+        training="probe",
+        approaches=("plain",),
+        segmenter="none",
+        image_size=224,
+        cross_validation=5,
+        augmentation="none",
     ),
     "paper": ComparisonConfig(
         data="",

@@ -355,7 +355,7 @@ def test_a_probe_is_logistic_regression_on_pooled_features(arrays):
     """Against scikit-learn on the features that the trained parts give."""
     from sklearn.linear_model import LogisticRegression
 
-    config = replace(CONFIG, training="probe", approaches=("plain",))
+    config = replace(CONFIG, training="probe", approaches=("plain",), augmentation="none")
     maps = np.where(arrays.masks == 1, 255, 0).astype(np.uint8)
     for approach in ("plain", "soft_mask"):
         trained = train_classifier(config, approach, arrays, SPLIT, 2, maps)
@@ -375,6 +375,26 @@ def test_a_probe_is_logistic_regression_on_pooled_features(arrays):
         np.testing.assert_allclose(trained.validation.sum(1), 1.0, atol=1e-5)
         truth = arrays.labels[SPLIT.val]
         assert record["val_accuracy"] == pytest.approx((trained.validation.argmax(1) == truth).mean())
+
+
+def test_a_probe_can_learn_from_flips_too(arrays):
+    """The same regression on all four flips of what is seen."""
+    from sklearn.linear_model import LogisticRegression
+
+    config = replace(CONFIG, training="probe", approaches=("plain",), augmentation="none", flips=True)
+    trained = train_classifier(config, "plain", arrays, SPLIT, 2)
+    images, seen = arrays.images / np.float32(255), np.concatenate([SPLIT.train, SPLIT.val])
+    turned = [images, images[:, :, ::-1], images[:, ::-1], images[:, ::-1, ::-1]]
+    views = [np.asarray(trained.classifier.features(view, training=False)).mean((1, 2)) for view in turned]
+    assert np.abs(views[0] - views[1]).max() > 1e-4, "the network tells the flips apart"
+    known = np.concatenate([view[seen] for view in views])
+    scale = known.std(0) + 1e-6
+    regression = LogisticRegression(
+        C=trained.history["inverse_penalty"].iloc[0], class_weight="balanced", max_iter=2000
+    ).fit((known - known.mean(0)) / scale, np.tile(arrays.labels[seen], 4))
+    expected = regression.predict_proba((views[0] - known.mean(0)) / scale)[:, 1]
+    logits = trained.classifier.head(trained.classifier.features(images, training=False), training=False)
+    np.testing.assert_allclose(keras.ops.softmax(logits)[:, 1], expected, atol=2e-3)
 
 
 def test_a_probe_computes_the_features_of_whole_images_once(arrays, monkeypatch):

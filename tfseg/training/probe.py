@@ -14,10 +14,12 @@ from tfseg.layers.masking import MASK_LAYERS
 from tfseg.models.backbones import build_backbone
 from tfseg.models.classifier import build_classifier
 from tfseg.progress import progress_bar
-from tfseg.training.setup import Trained, prepare
+from tfseg.training.setup import Trained, augmentation_of, prepare
 
 # Inverse strengths of the L2 penalty on standardised features.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# Axes along which a batch of images is mirrored; the first is the image as it is.
+FLIPS = ((), (2,), (1,), (1, 2))
 
 
 def train_probe(
@@ -33,7 +35,8 @@ def train_probe(
     """Fit a linear head on frozen features.
 
     The strength of the penalty is chosen by the class-balanced log loss on the validation part, after which the head
-    is fitted to training and validation part together.
+    is fitted to training and validation part together. Where the augmentation has flips, it is fitted to all four
+    flips of every image; of the augmentation, nothing else is used.
 
     Args:
         config: see `ComparisonConfig`, resolved; backbone, weights, image size and class weights are used.
@@ -51,19 +54,22 @@ def train_probe(
     shape = (config.image_size, config.image_size, 3)
     features = build_backbone(config.backbone, shape, config.weights_of(config.backbone))
     memo = {} if memo is None else memo
+    flips = FLIPS if augmentation_of(config).flips else FLIPS[:1]
     key = "pooled" if approach not in MASK_LAYERS else None
-    pooled = memo.get(key)
-    if pooled is None:
-        pooled = _pooled(features, approach, arrays, lesion_probability)
+    views = memo.get(key)
+    if views is None:
+        views = _pooled(features, approach, arrays, lesion_probability, flips)
         if key:
-            memo[key] = pooled
+            memo[key] = views
+    pooled = views[0]
     seen, labels = np.concatenate([training, validation]), arrays.labels
     weight = "balanced" if config.class_weights else None
 
     def fitted(positions, strength):
-        mean, spread = pooled[positions].mean(0), pooled[positions].std(0) + 1e-6
+        seen_views = np.concatenate([view[positions] for view in views])
+        mean, spread = seen_views.mean(0), seen_views.std(0) + 1e-6
         model = LogisticRegression(C=strength, class_weight=weight, max_iter=2000)
-        model.fit((pooled[positions] - mean) / spread, labels[positions])
+        model.fit((seen_views - mean) / spread, np.tile(labels[positions], len(views)))
         kernel, bias = model.coef_.T, model.intercept_
         if classes == 2:
             # scikit-learn keeps the second class's log odds; shared out, both classes have a map of their own.
@@ -92,8 +98,8 @@ def train_probe(
     return Trained(classifier, pd.DataFrame([record]), validation=probabilities.astype(np.float32))
 
 
-def _pooled(features, approach, arrays, lesion_probability, batch_size=32) -> np.ndarray:
-    """Mean feature of every case, float32 (N, K)."""
+def _pooled(features, approach, arrays, lesion_probability, flips, batch_size=32) -> np.ndarray:
+    """Mean feature of every case in every flip, float32 (flips, N, K)."""
     masked = approach in MASK_LAYERS
     maps = lesion_probability if masked else None
     mask = MASK_LAYERS[approach](dtype="float32") if masked else None
@@ -101,9 +107,10 @@ def _pooled(features, approach, arrays, lesion_probability, batch_size=32) -> np
     with progress_bar(f"features of {len(arrays)} images", len(arrays)) as advance:
         for batch in make_batches(arrays, np.arange(len(arrays)), batch_size, lesion_probability=maps):
             visible = mask(batch["image"], batch["lesion"]) if masked else batch["image"]
-            found.append(ops.convert_to_numpy(ops.mean(features(visible, training=False), axis=(1, 2))))
-            advance(len(found[-1]))
-    return np.concatenate(found).astype(np.float32)
+            views = [features(ops.flip(visible, axes) if axes else visible, training=False) for axes in flips]
+            found.append(np.stack([ops.convert_to_numpy(ops.mean(view, axis=(1, 2))) for view in views]))
+            advance(found[-1].shape[1])
+    return np.concatenate(found, axis=1).astype(np.float32)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
