@@ -11,13 +11,27 @@ import tfseg
 
 ROOT = Path(tfseg.__file__).parent
 # A module may import from its own room and from the rooms named here, and nothing else of the package.
-GROUND = {"tfseg", "errors", "spaces", "words", "config", "session", "plain", "presets", "run", "progress", "quiet"}
+GROUND = {
+    "tfseg",
+    "errors",
+    "spaces",
+    "words",
+    "config",
+    "session",
+    "plain",
+    "presets",
+    "run",
+    "progress",
+    "quiet",
+    "pages",
+}
 LIGHT = GROUND | {"data"}
 ROOMS = {
     "tfseg": set(),
     "errors": set(),
     "progress": set(),
     "quiet": set(),
+    "pages": set(),
     "spaces": {"errors"},
     "words": {"errors"},
     "session": {"errors"},

@@ -31,6 +31,7 @@ QUICKSTART_PRESETS = {
         image_size=224,
         cross_validation=5,
         augmentation="none",
+        flips=True,
     ),
     "paper": ComparisonConfig(
         data="",

@@ -34,7 +34,7 @@ def command(capsys):
 @pytest.fixture
 def refused(command, tmp_path, monkeypatch):
     """``refused(data, *patterns)``: `train` exits with 2, says all of them, trains nothing and leaves nothing."""
-    for name in ("train_segmenter", "train_classifier"):
+    for name in ("given_or_trained", "train_classifier"):
         monkeypatch.setattr(cells, name, lambda *arguments: pytest.fail("trains on bad data"))
 
     def check(data: Path, *patterns: str, options: tuple = ()):
@@ -124,7 +124,7 @@ class TestData:
     def test_an_allowed_error_is_a_warning(self, command, copied, tmp_path, rows_of, write_rows, monkeypatch, capsys):
         """The mask of another size is let through, as asked, up to the reading of the images."""
         Image.new("L", (16, 32)).save(copied / "masks" / "phantom_00004.png")
-        monkeypatch.setattr(comparison, "load_arrays", _stop)
+        monkeypatch.setattr(comparison, "configured_arrays", _stop)
         code, _ = command("train", copied, *QUICK, "--out", tmp_path / "run", "--allow", "mask_size")
         assert code == 130, "the run got as far as reading"
 
@@ -135,7 +135,7 @@ class TestData:
         path.write_bytes(sound[:-100])
         assert command("train", copied, *QUICK, "--out", out)[0] == 2
         path.write_bytes(sound)
-        monkeypatch.setattr(comparison, "load_arrays", _stop)
+        monkeypatch.setattr(comparison, "configured_arrays", _stop)
         assert command("train", copied, *QUICK, "--out", out)[0] == 130
 
 
@@ -196,7 +196,7 @@ class TestFullDisk:
                 Path(path).write_text("half a model")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-        monkeypatch.setattr(cells, "train_segmenter", lambda *arguments: (Segmenter(), pd.DataFrame(), ""))
+        monkeypatch.setattr(cells, "given_or_trained", lambda *arguments: (Segmenter(), pd.DataFrame(), ""))
         code, errors = command("train", phantoms, *QUICK, "--out", tmp_path / "run")
         assert code == 2 and "no space left" in errors and "segmenter.keras" in errors
         assert not (tmp_path / "run").exists()

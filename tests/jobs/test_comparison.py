@@ -22,6 +22,7 @@ from tfseg.jobs import cells, comparison
 from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.run import Run, read_json
 from tfseg.session import Session
+from tfseg.training import segmenter
 
 CLASSIFICATION = {
     "accuracy",
@@ -89,7 +90,9 @@ def count(monkeypatch):
 
     count = Count()
     count.trained = []
-    monkeypatch.setattr(cells, "train_segmenter", counting(lambda *arguments: "segmenter", cells.train_segmenter))
+    monkeypatch.setattr(
+        segmenter, "train_segmenter", counting(lambda *arguments: "segmenter", segmenter.train_segmenter)
+    )
     monkeypatch.setattr(
         cells, "train_classifier", counting(lambda config, approach, *rest: approach, cells.train_classifier)
     )
@@ -293,7 +296,7 @@ class TestResuming:
 
     def test_a_finished_run_returns_at_once(self, finished, count, monkeypatch):
         run, config, _ = finished
-        monkeypatch.setattr(comparison, "run_grid", lambda *arguments: pytest.fail("trains again"))
+        monkeypatch.setattr(comparison, "finish_grid", lambda *arguments: pytest.fail("trains again"))
         before, lines = state(run.folder), []
         again = run_comparison(config, run.folder, experiment="train", preset="custom", say=lines.append)
         assert again.folder == run.folder and state(run.folder) == before
@@ -396,12 +399,24 @@ class TestVariants:
         assert scores["dice"]["mean"] == pytest.approx(np.mean(expected), abs=0.02)
 
     def test_a_trained_segmenter_is_used_as_it_is(self, finished, phantoms, tiny, tmp_path, count):
-        segmenter = finished[0].path("models", "segmenter.keras")
-        config = tiny(phantoms, segmenter_file=str(segmenter), approaches=("soft_mask",), epochs=1)
+        trained = finished[0].path("models", "segmenter.keras")
+        config = tiny(phantoms, segmenter_file=str(trained), approaches=("soft_mask",), epochs=1)
         run = run_comparison(config, tmp_path / "run", say=quiet)
         assert count.trained == ["soft_mask"]
         dice = [rows(one)["segmenter"]["metrics"]["dice"]["mean"] for one in (run, finished[0])]
         assert dice[0] == pytest.approx(dice[1], abs=1e-6)
+
+    def test_only_masking_asks_the_segmenter_for_maps_of_all_cases(
+        self, finished, phantoms, tiny, tmp_path, monkeypatch
+    ):
+        asked, original = [], cells.frozen_maps
+        monkeypatch.setattr(cells, "frozen_maps", lambda *arguments: asked.append(1) or original(*arguments))
+        trained = str(finished[0].path("models", "segmenter.keras"))
+        config = tiny(phantoms, segmenter_file=trained, approaches=("plain", "centiou"), epochs=1)
+        run_comparison(config, tmp_path / "without", say=quiet)
+        assert asked == []
+        run_comparison(replace(config, approaches=("soft_mask", "hard_mask")), tmp_path / "with", say=quiet)
+        assert asked == [1], "computed once for both"
 
 
 class TestMistakes:
@@ -533,7 +548,7 @@ class TestBinding:
 
     def test_mistakes_about_what_comes_last_are_found_first(self, phantoms, tiny, tmp_path, monkeypatch):
         """Nothing is trained, and the folder takes the corrected command."""
-        monkeypatch.setattr(comparison, "run_grid", lambda *values: pytest.fail("it trained"))
+        monkeypatch.setattr(comparison, "finish_grid", lambda *values: pytest.fail("it trained"))
         for wrong, message in (
             ({"subgroups": ("agee",)}, "no column agee"),
             ({"external": (str(tmp_path / "nowhere"),)}, "does not exist"),
@@ -553,7 +568,7 @@ class TestBinding:
         moved = [case for case in split["val"] if case in malignant]
         changed = split | {"train": split["train"] + moved, "val": [c for c in split["val"] if c not in moved]}
         (tmp_path / "splits.json").write_text(json.dumps([changed]))
-        monkeypatch.setattr(comparison, "run_grid", lambda *values: pytest.fail("it trained"))
+        monkeypatch.setattr(comparison, "finish_grid", lambda *values: pytest.fail("it trained"))
         with pytest.raises(DataError, match="'malignant'.* missing from the part 'val'"):
             run_comparison(tiny(phantoms, split_file=str(tmp_path / "splits.json")), tmp_path / "run", say=quiet)
 

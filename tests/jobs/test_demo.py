@@ -80,7 +80,7 @@ def test_the_same_command_does_nothing_again(shown, monkeypatch):
     folder, _, _, seconds = shown
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     made = {path for path in before if "predictions" not in path.relative_to(folder).parts[:1]}
-    for name in ("train_segmenter", "train_classifier"):
+    for name in ("given_or_trained", "train_classifier"):
         monkeypatch.setattr(cells, name, lambda *arguments: pytest.fail("trains again"))
     monkeypatch.setattr(demo, "export_run", lambda *arguments, **options: pytest.fail("exports again"))
     monkeypatch.setattr(demo, "write_phantoms", lambda *arguments, **options: pytest.fail("draws again"))

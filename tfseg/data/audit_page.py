@@ -14,6 +14,7 @@ from tfseg.data.audit import NO_LABEL, Audit, audit_record
 from tfseg.data.cases import Cases
 from tfseg.data.checks import ERRORS, WARNINGS, Finding
 from tfseg.errors import RunError
+from tfseg.pages import render_page
 from tfseg.run import write_json, write_text
 
 if TYPE_CHECKING:
@@ -118,16 +119,7 @@ def write_audit(audit: Audit, cases: Cases, folder: str | Path) -> Path:
     Raises:
         RunError: when the folder can't be written.
     """
-    import jinja2
-
     write_json(Path(folder) / "audit.json", audit_record(audit, cases))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfseg.data"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     sections = [_problem_section(audit, kind) for kind in dict.fromkeys(problem.kind for problem in audit.problems)]
     classes = _class_samples(cases)
     grouped = [(copy.first, copy.second) for copy in audit.copies if copy.same_group]
@@ -137,7 +129,9 @@ def write_audit(audit: Audit, cases: Cases, folder: str | Path) -> Path:
     ids, labels = cases.table["id"].to_numpy(str), cases.table["label"].fillna(NO_LABEL).to_numpy(str)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         drawn = dict(zip(wanted, pool.map(lambda position: draw_case(cases, position), wanted), strict=True))
-    page = environment.get_template("audit.html.j2").render(
+    page = render_page(
+        "tfseg.data",
+        "audit.html.j2",
         audit=audit,
         sections=sections,
         classes=classes,

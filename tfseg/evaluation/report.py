@@ -9,6 +9,7 @@ from pathlib import Path
 from tfseg.errors import RunError
 from tfseg.evaluation import comparison_page
 from tfseg.evaluation.tables import MISSING, duration, footnotes, number, shown_tables, subgroup_cells, table_cells
+from tfseg.pages import render_page
 from tfseg.run import read_json, write_json, write_text
 
 SUMMARY_KEYS = {"mean", "std", "ci95", "values"}
@@ -100,8 +101,6 @@ def write_report(run_folder: str | Path) -> Path:
     Raises:
         RunError: when the folder does not exist, or one of its JSON files is damaged.
     """
-    import jinja2
-
     folder = Path(run_folder)
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder: a report needs the folder of a run")
@@ -112,14 +111,9 @@ def write_report(run_folder: str | Path) -> Path:
     compared = folder / "comparison" / "comparison.json"
     comparisons = read_json(compared)["comparisons"] if compared.exists() else []
     metrics = records["metrics"]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfseg.evaluation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "tfseg.evaluation",
+        "report.html.j2",
         title=(metrics or records["config"] or {}).get("experiment") or folder.resolve().name,
         metrics=metrics,
         seconds=duration(metrics["seconds"]) if metrics else None,

@@ -19,17 +19,17 @@ from tfseg.data.splits import Split
 from tfseg.evaluation.reliance import reliance
 from tfseg.evaluation.scores import TestScores, localisation_scores
 from tfseg.evaluation.segmentation import score_cases
-from tfseg.jobs.grid import Cell
+from tfseg.jobs.gather import write_csv
+from tfseg.jobs.grid import Cell, seeded
+from tfseg.layers.masking import MASK_LAYERS
 from tfseg.metrics.localisation import dilate
 from tfseg.models.classifier import inference_graph
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
-from tfseg.training.segmenter import lesion_maps, load_segmenter, predict_masks, train_segmenter
+from tfseg.training.segmenter import frozen_maps, given_or_trained, lesion_maps, predict_masks
 from tfseg.training.sitting import Sitting
 
 SEGMENTER_ROW = "segmenter"
-# Far apart, so that no training of a neighbouring seed draws the same numbers.
-FOLD_SEEDS, REPEAT_SEEDS = 1_000, 1_000_000
 
 
 @dataclass
@@ -78,25 +78,17 @@ class Comparison:
         name = f"fold{cell.fold}" + (f"-repeat{cell.repeat}" if repeats > 1 else "")
         return self.run.path("models", cell.row, f"{name}.keras")
 
-    def config_of(self, cell: Cell) -> ComparisonConfig:
-        """The configuration with the cell's own seed."""
-        return replace(self.config, seed=self.config.seed + FOLD_SEEDS * cell.fold + REPEAT_SEEDS * cell.repeat)
-
     def compute(self, cell: Cell, sitting: Sitting) -> dict:
         """Train and test a cell; gives the result to be stored."""
-        config = self.config_of(cell)
+        config = seeded(self.config, cell)
         parts = [f"fold {cell.fold}"] if len(self.splits) > 1 else []
         parts += [f"repeat {cell.repeat}"] if self.config.repeats > 1 and cell.row != SEGMENTER_ROW else []
         sitting = replace(sitting, title=" · ".join(parts))
         return (self._segmenter if cell.row == SEGMENTER_ROW else self._classifier)(cell, config, sitting)
 
     def _segmenter(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
-        split, note = self.splits[cell.fold], ""
-        if config.segmenter_file:
-            graph = load_segmenter(config.segmenter_file, self.arrays, config.resize)
-            history = pd.DataFrame({"epoch": [], "seconds": []})
-        else:
-            graph, history, note = train_segmenter(config, self.arrays, split, sitting)
+        split = self.splits[cell.fold]
+        graph, history, note = given_or_trained(config, self.arrays, split, sitting)
         save_model(graph, self.model_path(cell))
         maps = lesion_maps(predict_masks(graph, self.arrays, split.test), self.arrays.mask_classes)
         table = score_cases(self.cases.subset(split.test), maps, resize=config.resize, surfaces=True)
@@ -113,7 +105,7 @@ class Comparison:
 
     def _classifier(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
         split, approach = self.splits[cell.fold], cell.row
-        maps = self.lesion_maps(cell.needs[0]) if self.segmented else None
+        maps = self.lesion_maps(cell) if approach in MASK_LAYERS else None
         trained = train_classifier(
             config, approach, self.arrays, split, len(self.cases.classes), maps, sitting, self._memo
         )
@@ -156,23 +148,14 @@ class Comparison:
         return keras.saving.load_model(self.model_path(cell), compile=False)
 
     def lesion_maps(self, cell: Cell) -> np.ndarray:
-        """The frozen segmenter's maps of all cases, computed once per fold."""
+        """The frozen segmenter's maps of all cases for a classifier that masks, computed once per fold."""
         if self._maps is None or self._maps[0] != cell.fold:
-            self._maps = (cell.fold, _all_lesion_maps(self._load(cell), self.arrays))
+            self._maps = (cell.fold, frozen_maps(self._load(cell.needs[0]), self.arrays))
         return self._maps[1]
 
 
 def identity(cell: Cell, note: str) -> dict:
     return {"row": cell.row, "fold": cell.fold, "repeat": cell.repeat, "note": note}
-
-
-def _all_lesion_maps(graph: keras.Model, arrays: CaseArrays, chunk: int = 256) -> np.ndarray:
-    """The lesion's probability of every case, uint8 (N, S, S); float32 masks of all cases at once would be large."""
-    maps = np.empty(arrays.masks.shape, np.uint8)
-    for start in range(0, len(arrays), chunk):
-        positions = np.arange(start, min(start + chunk, len(arrays)))
-        maps[positions] = np.round(255.0 * lesion_maps(predict_masks(graph, arrays, positions), arrays.mask_classes))
-    return maps
 
 
 def row_model(run: Run, row: str) -> Path:
@@ -218,8 +201,6 @@ def predict_pixels(model, images: np.ndarray, batch_size: int = 32) -> dict[str,
 def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     if history.empty:
         return {"epochs": 0, "train_seconds": 0.0, "seconds_per_epoch": 0.0}
-    if monitor not in history:
-        monitor, mode = "val_loss", "min"
     chosen = history[monitor].idxmin() if mode == "min" else history[monitor].idxmax()
     memory = {"peak_memory_mb": float(history["peak_memory_mb"].max())} if "peak_memory_mb" in history else {}
     return memory | {
@@ -249,8 +230,3 @@ def write_arrays(run: Run, cell: Cell, **arrays: np.ndarray) -> None:
 def read_arrays(run: Run, cell: Cell) -> dict[str, np.ndarray]:
     with np.load(run.path("outputs", f"{cell.key}.npz")) as file:
         return {name: file[name] for name in file.files}
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    with written_whole(path) as temporary:
-        table.to_csv(temporary, index=False)

@@ -7,23 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.audit_page import write_audit
-from tfseg.data.batches import load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.sources import load_cases
-from tfseg.data.splits import write_split
-from tfseg.errors import ConfigError, Paused, TrainingError
-from tfseg.evaluation.report import write_metrics, write_report
+from tfseg.errors import ConfigError
+from tfseg.evaluation.report import write_report
 from tfseg.evaluation.tables import table_markdown, table_text
-from tfseg.jobs.cells import Comparison, row_model
+from tfseg.jobs.cells import SEGMENTER_ROW, Comparison, row_model
 from tfseg.jobs.compare.job import compare
 from tfseg.jobs.evaluate import evaluate_model
-from tfseg.jobs.grid import Progress, grid_progress, run_grid, write_state
+from tfseg.jobs.gather import best_row, write_grid_metrics
+from tfseg.jobs.grid import Progress, finish_grid
 from tfseg.jobs.pictures import draw_figures
-from tfseg.jobs.preparation import describe, external_name, prepared, record_environment, recorded_config
-from tfseg.jobs.results import best_row, tabulate
+from tfseg.jobs.preparation import configured_arrays, external_name, prepared, recorded_config, write_records
+from tfseg.jobs.results import tabulate
 from tfseg.jobs.workers import work_along
-from tfseg.run import Run, read_json, write_json, write_text
+from tfseg.run import Run, read_json, write_text
 from tfseg.session import Session
 from tfseg.training.devices import is_chief, make_strategy
 
@@ -86,32 +84,14 @@ def run_comparison(
         splits, audit = prepared(run, config, cases)
         session.rows(config.approaches)
         session.fold_numbers(len(splits))
-        for warning in audit.warnings:
-            say(f"warning: {warning}")
-        record_environment(run, config, cases)
-        write_json(run.path("data.json"), describe(cases, splits, audit))
-        write_audit(audit, cases, run.folder)
-        write_split(splits, cases, run.path("splits.json"))
-        cache = config.cache_dir if config.cache == "disk" else None
-        arrays = load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
-        comparison = Comparison(run, config, cases, arrays, splits)
-        cells = comparison.cells()
+        write_records(run, config, cases, splits, audit, say)
+        comparison = Comparison(run, config, cases, configured_arrays(config, cases), splits)
 
         def report(progress: Progress) -> None:
-            seconds = round(spent + time.monotonic() - started, 1)
+            seconds = spent + time.monotonic() - started
             _write_results(comparison, progress, record, command, seconds, paper or {}, say)
 
-        try:
-            progress = run_grid(run, cells, comparison.compute, session, config.approaches, len(splits), say)
-        except Paused:
-            report(grid_progress(run, cells))
-            raise
-        report(progress)
-    if progress.failed:
-        lines = [f"  {cell.key}: {message}" for cell, message in progress.failed.items()]
-        raise TrainingError("\n".join([f"{len(lines)} of {len(cells)} cells failed:", *lines]))
-    if progress.complete:
-        write_state(run, cells, "finished")
+        finish_grid(run, comparison.cells(), comparison.compute, session, config.approaches, len(splits), report, say)
     return run
 
 
@@ -126,26 +106,10 @@ def _write_results(
     if not rows:
         return
     draw_figures(comparison, progress, rows)
-    extra: dict = {"complete": progress.complete, "best_row": best_row(run, config.approaches)}
     if progress.complete:
         rows += _tested_elsewhere(run, config, comparison.cases, say)
-    else:
-        extra["missing"] = [cell.key for cell in progress.missing]
-        extra["cells"] = len(progress.done) + len(progress.missing)
-    if progress.failed:
-        extra["failed"] = {cell.key: message for cell, message in progress.failed.items()}
-    path = write_metrics(
-        run.folder,
-        experiment=record["experiment"],
-        preset=record["preset"],
-        seed=config.seed,
-        data=record["data"],
-        command=command,
-        seconds=seconds,
-        rows=rows,
-        extra=extra,
-    )
-    metrics = read_json(path)
+    best = best_row(run, [cell for cell in progress.done if cell.row != SEGMENTER_ROW])
+    metrics = write_grid_metrics(run, progress, rows, best, record=record, command=command, seconds=seconds)
     write_text(run.path("table.md"), table_markdown(metrics))
     if progress.complete and len(config.approaches) > 1:
         # Rows of a part of the grid may have other test cases.

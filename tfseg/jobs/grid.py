@@ -6,15 +6,18 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tfseg.config import ComparisonConfig
 from tfseg.errors import Paused, RunError, TrainingError
 from tfseg.run import Run, read_json, write_json
 from tfseg.session import Session
 from tfseg.training.sitting import Sitting
 
 STATE = "state.json"
+# Far apart, so that no training of a neighbouring seed draws the same numbers.
+FOLD_SEEDS, REPEAT_SEEDS = 1_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Cell:
     def key(self) -> str:
         """The name of the cell's files."""
         return f"{self.row}-fold{self.fold}" + (f"-repeat{self.repeat}" if self.repeat else "")
+
+
+def seeded(config: ComparisonConfig, cell: Cell) -> ComparisonConfig:
+    """The configuration with the cell's own seed."""
+    return replace(config, seed=config.seed + FOLD_SEEDS * cell.fold + REPEAT_SEEDS * cell.repeat)
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,40 @@ def run_grid(
     message = "; ".join(f"{cell.key}: {text}" for cell, text in failed.items())
     write_state(run, cells, "failed" if failed else "partial", message)
     return progress
+
+
+def finish_grid(
+    run: Run,
+    cells: Sequence[Cell],
+    compute: Callable[[Cell, Sitting], dict],
+    session: Session,
+    rows: Sequence[str],
+    folds: int,
+    report: Callable[[Progress], None],
+    say: Callable[[str], None] = print,
+) -> None:
+    """Compute what a session asks for, and report what is stored then, however it ended.
+
+    Args:
+        run, cells, compute, session, rows, folds, say: see `run_grid`.
+        report: writes the run from what is stored.
+
+    Raises:
+        TrainingError: cells broke down; the others are stored and reported.
+        Paused: the time is over; likewise.
+        ConfigError, RunError: see `run_grid`.
+    """
+    try:
+        progress = run_grid(run, cells, compute, session, rows, folds, say)
+    except Paused:
+        report(grid_progress(run, cells))
+        raise
+    report(progress)
+    if progress.failed:
+        lines = [f"  {cell.key}: {message}" for cell, message in progress.failed.items()]
+        raise TrainingError("\n".join([f"{len(lines)} of {len(cells)} cells failed:", *lines]))
+    if progress.complete:
+        write_state(run, cells, "finished")
 
 
 def wanted_cells(cells: Sequence[Cell], session: Session, rows: Sequence[str], folds: int) -> list[Cell]:

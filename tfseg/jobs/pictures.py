@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from tfseg.evaluation import figures, overlays
 from tfseg.jobs.cells import SEGMENTER_ROW, Comparison, read_arrays
+from tfseg.jobs.gather import curves
 from tfseg.jobs.grid import Cell, Progress, stored
 
 SHOWN_CASES = 6
@@ -23,15 +23,12 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
     shown_cells = {cell.row: cell for cell in progress.done if cell.fold == fold and cell.repeat == 0}
     split = comparison.splits[fold]
     classifiers = [row for row in rows if row["name"] != SEGMENTER_ROW]
-    histories = {
-        name: pd.read_csv(run.path("history", f"{cell.key}.csv")).drop(
-            columns=["seconds", "peak_memory_mb"], errors="ignore"
-        )
-        for name, cell in shown_cells.items()
-    }
-    curves = {name: histories[name] for name in histories if name != SEGMENTER_ROW and len(histories[name]) > 1}
-    if curves:
-        figures.training_curves(curves, folder / "curves.png")
+    trainings = curves(run, list(shown_cells.values()))
+    of_segmenter = trainings.pop(SEGMENTER_ROW, None)
+    if trainings:
+        figures.training_curves(trainings, folder / "curves.png")
+    if of_segmenter is not None:
+        figures.training_curves({SEGMENTER_ROW: of_segmenter}, folder / "segmenter_curves.png")
     compared = [name for name in COMPARED if any(name in row["metrics"] for row in classifiers)]
     if classifiers:
         figures.comparison(classifiers, compared, folder / "comparison.png")
@@ -39,8 +36,6 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
         figures.confusion(
             np.array(row["confusion"]), cases.classes, folder / f"confusion_{row['name']}.png", row["name"]
         )
-    if len(histories.get(SEGMENTER_ROW, ())) > 1:
-        figures.training_curves({SEGMENTER_ROW: histories[SEGMENTER_ROW]}, folder / "segmenter_curves.png")
     if SEGMENTER_ROW in shown_cells:
         _draw_masks(comparison, shown_cells[SEGMENTER_ROW], split.test, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 
 from tfseg.config import PATH_FIELDS, ComparisonConfig
 from tfseg.data.audit import Audit, audit_cases
+from tfseg.data.audit_page import write_audit
+from tfseg.data.batches import CaseArrays, load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import UNREADABLE, check
 from tfseg.data.sources import load_cases
-from tfseg.data.splits import Split, check_classes, read_split, split_cases
+from tfseg.data.splits import Split, check_classes, read_split, split_cases, write_split
 from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.evaluate import mapped_cases
@@ -58,6 +61,12 @@ def prepared(run: Run, config: ComparisonConfig, cases: Cases) -> tuple[list[Spl
     return splits, audit
 
 
+def configured_arrays(config: ComparisonConfig, cases: Cases) -> CaseArrays:
+    """The cases decoded at the configuration's size, through its cache."""
+    cache = config.cache_dir if config.cache == "disk" else None
+    return load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
+
+
 def record_environment(run: Run, config: ComparisonConfig, cases: Cases) -> None:
     """Write ``environment.json``; when a run is gone on with elsewhere, that is added under ``resumed``.
 
@@ -76,8 +85,36 @@ def record_environment(run: Run, config: ComparisonConfig, cases: Cases) -> None
         write_json(path, {**first, "resumed": [*first.get("resumed", []), now]})
 
 
-def describe(cases: Cases, splits: list[Split], audit: Audit) -> dict:
-    """Counts for the report: class × part of the first split, masks, warnings."""
+def write_records(
+    run: Run,
+    config: ComparisonConfig,
+    cases: Cases,
+    splits: list[Split],
+    audit: Audit,
+    say: Callable[[str], None],
+    warnings: Sequence[str] | None = None,
+) -> None:
+    """Write what is settled before the training: environment, counts, audit and parts; and tell the warnings.
+
+    Args:
+        run, config, cases, splits, audit: of the run.
+        say: takes the warnings.
+        warnings: in place of the audit's.
+
+    Raises:
+        RunError: the data has changed since the run was begun.
+    """
+    warnings = [str(warning) for warning in audit.warnings] if warnings is None else list(warnings)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    record_environment(run, config, cases)
+    write_json(run.path("data.json"), {**_counts(cases, splits), "warnings": warnings})
+    write_audit(audit, cases, run.folder)
+    write_split(splits, cases, run.path("splits.json"))
+
+
+def _counts(cases: Cases, splits: list[Split]) -> dict:
+    """Counts for the report: class × part of the first split, masks."""
     parts = splits[0].parts
     labels = cases.table["label"].to_numpy(object)
     return {
@@ -90,7 +127,6 @@ def describe(cases: Cases, splits: list[Split], audit: Audit) -> dict:
         "classes": {
             name: {part: int((labels[where] == name).sum()) for part, where in parts.items()} for name in cases.classes
         },
-        "warnings": [str(warning) for warning in audit.warnings],
     }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.batches import load_arrays
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import read_split
 from tfseg.errors import TrainingError
 from tfseg.jobs.cells import SEGMENTER_ROW, Comparison
-from tfseg.jobs.grid import Cell, stored, wanted_cells
+from tfseg.jobs.grid import Cell, seeded, stored, wanted_cells
+from tfseg.jobs.preparation import configured_arrays
+from tfseg.layers.masking import MASK_LAYERS
 from tfseg.run import Run
 from tfseg.session import Session
 from tfseg.training.classifier import train_classifier
@@ -31,8 +32,7 @@ def work_along(config: ComparisonConfig, run: Run, session: Session, say: Callab
     wait_for(run.path("splits.json"), "the chief writes it when the data is in order")
     cases = load_cases(config.data, config.target)
     splits = read_split(run.path("splits.json"), cases)
-    cache = config.cache_dir if config.cache == "disk" else None
-    arrays = load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
+    arrays = configured_arrays(config, cases)
     comparison = Comparison(run, config, cases, arrays, splits)
     failed: set[Cell] = set()
     for cell in wanted_cells(comparison.cells(), session, config.approaches, len(splits)):
@@ -50,7 +50,7 @@ def work_along(config: ComparisonConfig, run: Run, session: Session, say: Callab
 
 
 def _train_along(comparison: Comparison, cell: Cell) -> None:
-    config, split = comparison.config_of(cell), comparison.splits[cell.fold]
+    config, split = seeded(comparison.config, cell), comparison.splits[cell.fold]
     sitting = Sitting(comparison.run.path("checkpoints", f"{cell.key}.npz"), chief=False)
     for need in cell.needs:
         wait_for(comparison.run.path("cells", f"{need.key}.json"), "the chief tests the segmenter")
@@ -58,6 +58,6 @@ def _train_along(comparison: Comparison, cell: Cell) -> None:
         if not config.segmenter_file:
             train_segmenter(config, comparison.arrays, split, sitting)
     elif config.training == "gradient":
-        maps = comparison.lesion_maps(cell.needs[0]) if comparison.segmented else None
+        maps = comparison.lesion_maps(cell) if cell.row in MASK_LAYERS else None
         classes = len(comparison.cases.classes)
         train_classifier(config, cell.row, comparison.arrays, split, classes, maps, sitting)

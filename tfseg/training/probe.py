@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from keras import ops
 
 from tfseg.config import ComparisonConfig
@@ -47,21 +48,23 @@ def train_probe(
         lesion_probability: the frozen segmenter's maps, uint8 (N, S, S), for the masking approaches.
         memo: keeps the features of unmasked images for the next training of the run.
     """
+    from scipy.special import softmax
     from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
 
     started = time.perf_counter()
     prepare(config)
     shape = (config.image_size, config.image_size, 3)
     features = build_backbone(config.backbone, shape, config.weights_of(config.backbone))
-    memo = {} if memo is None else memo
     flips = FLIPS if augmentation_of(config).flips else FLIPS[:1]
-    key = "pooled" if approach not in MASK_LAYERS else None
-    views = memo.get(key)
-    if views is None:
-        views = _pooled(features, approach, arrays, lesion_probability, flips)
-        if key:
-            memo[key] = views
-    pooled = views[0]
+    if approach in MASK_LAYERS:
+        # Every fold's segmenter shows other parts of the images.
+        views = _pooled(features, arrays, flips, MASK_LAYERS[approach](dtype="float32"), lesion_probability)
+    else:
+        memo = {} if memo is None else memo
+        if "pooled" not in memo:
+            memo["pooled"] = _pooled(features, arrays, flips)
+        views = memo["pooled"]
     seen, labels = np.concatenate([training, validation]), arrays.labels
     weight = "balanced" if config.class_weights else None
 
@@ -83,7 +86,7 @@ def train_probe(
     tried = []
     for strength in STRENGTHS:
         kernel, bias = fitted(training, strength)
-        probabilities = _softmax(pooled[validation] @ kernel + bias)
+        probabilities = softmax(views[0][validation] @ kernel + bias, axis=1)
         tried.append((balanced_log_loss(probabilities), strength, probabilities))
     loss, strength, probabilities = min(tried, key=lambda one: one[0])
     classifier = build_classifier(features, classes, units=None)
@@ -93,26 +96,21 @@ def train_probe(
         "seconds": time.perf_counter() - started,
         "val_loss": float(loss),
         "val_accuracy": float((probabilities.argmax(1) == labels[validation]).mean()),
+        "val_balanced_accuracy": float(balanced_accuracy_score(labels[validation], probabilities.argmax(1))),
         "inverse_penalty": strength,
     }
     return Trained(classifier, pd.DataFrame([record]), validation=probabilities.astype(np.float32))
 
 
-def _pooled(features, approach, arrays, lesion_probability, flips, batch_size=32) -> np.ndarray:
-    """Mean feature of every case in every flip, float32 (flips, N, K)."""
-    masked = approach in MASK_LAYERS
-    maps = lesion_probability if masked else None
-    mask = MASK_LAYERS[approach](dtype="float32") if masked else None
-    found = []
-    with progress_bar(f"features of {len(arrays)} images", len(arrays)) as advance:
-        for batch in make_batches(arrays, np.arange(len(arrays)), batch_size, lesion_probability=maps):
-            visible = mask(batch["image"], batch["lesion"]) if masked else batch["image"]
-            views = [features(ops.flip(visible, axes) if axes else visible, training=False) for axes in flips]
-            found.append(np.stack([ops.convert_to_numpy(ops.mean(view, axis=(1, 2))) for view in views]))
-            advance(found[-1].shape[1])
-    return np.concatenate(found, axis=1).astype(np.float32)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    raised = np.exp(logits - logits.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)
+def _pooled(features, arrays, flips, mask=None, lesion_probability=None, batch_size=32) -> np.ndarray:
+    """Mean feature of every labelled case in every flip, float32 (flips, N, K); 0 of the others."""
+    pool = tf.function(lambda image: ops.mean(features(image, training=False), axis=(1, 2)), reduce_retracing=True)
+    labelled, found = np.flatnonzero(arrays.labels >= 0), []
+    with progress_bar(f"features of {len(labelled)} images", len(labelled)) as advance:
+        for batch in make_batches(arrays, labelled, batch_size, lesion_probability=lesion_probability):
+            image = batch["image"] if mask is None else mask(batch["image"], batch["lesion"])
+            found.append(np.stack([pool(ops.flip(image, axes) if axes else image).numpy() for axes in flips]))
+            advance(len(image))
+    pooled = np.zeros((len(flips), len(arrays), features.output_shape[-1]), np.float32)
+    pooled[:, labelled] = np.concatenate(found, axis=1)
+    return pooled

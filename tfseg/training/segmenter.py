@@ -146,6 +146,35 @@ def lesion_maps(mask: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
     return mask[..., list(mask_classes.lesion_channels)].sum(-1)
 
 
+def frozen_maps(
+    graph: keras.Model, arrays: CaseArrays, positions: np.ndarray | None = None, chunk: int = 256
+) -> np.ndarray:
+    """What classifiers see of a trained segmenter: the lesion's probability, uint8 (N, S, S), 255 = certain.
+
+    Args:
+        graph: a segmentation graph.
+        arrays: decoded cases.
+        positions: of which cases; the others stay empty. None: all.
+        chunk: how many at a time: float32 masks of all cases at once would be large.
+    """
+    positions = np.arange(len(arrays)) if positions is None else positions
+    maps = np.zeros(arrays.masks.shape, np.uint8)
+    for start in range(0, len(positions), chunk):
+        part = positions[start : start + chunk]
+        maps[part] = np.round(255.0 * lesion_maps(predict_masks(graph, arrays, part), arrays.mask_classes))
+    return maps
+
+
+def given_or_trained(
+    config: ComparisonConfig, arrays: CaseArrays, split: Split, sitting: Sitting = DETACHED
+) -> tuple[keras.Model, pd.DataFrame, str]:
+    """The segmenter of a ``segmenter_file``, with an empty record, or one trained by `train_segmenter`."""
+    if config.segmenter_file:
+        graph = load_segmenter(config.segmenter_file, arrays, config.resize)
+        return graph, pd.DataFrame({"epoch": [], "seconds": []}), ""
+    return train_segmenter(config, arrays, split, sitting)
+
+
 def load_segmenter(path: str | Path, arrays: CaseArrays, resize: str = "stretch") -> keras.Model:
     """Load a trained segmentation graph.
 

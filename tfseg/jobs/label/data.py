@@ -18,7 +18,7 @@ from tfseg.data.ingest import IGNORED, open_image, orientation
 from tfseg.data.sources.folder import DESCRIPTION, TABLE
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError, DataError, Problem
-from tfseg.jobs.cells import write_csv
+from tfseg.jobs.gather import write_csv
 from tfseg.progress import progress_bar
 from tfseg.run import write_json, written_whole
 

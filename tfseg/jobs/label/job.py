@@ -22,7 +22,8 @@ from tfseg.data.splits import Split, write_split
 from tfseg.errors import ConfigError, DataError, TrainingError
 from tfseg.evaluation.mask_classes import score_classes
 from tfseg.evaluation.segmentation import restored_maps, score_cases
-from tfseg.jobs.cells import SEGMENTER_ROW, save_model, write_csv
+from tfseg.jobs.cells import SEGMENTER_ROW, save_model
+from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, run_grid, stored, write_state
 from tfseg.jobs.label.data import (
     divide,
@@ -44,7 +45,7 @@ from tfseg.jobs.label.review import (
     winners,
 )
 from tfseg.jobs.label.sheet import REPORT, write_review
-from tfseg.jobs.preparation import record_environment, recorded_config
+from tfseg.jobs.preparation import configured_arrays, record_environment, recorded_config
 from tfseg.losses.segmentation import loss_options
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json
@@ -252,9 +253,8 @@ def prepare_labelling(run: Run, config: ComparisonConfig, cases: Cases) -> Label
     """
     given = np.flatnonzero(cases.has_mask)
     known = cases.subset(given)
-    cache = config.cache_dir if config.cache == "disk" else None
     try:
-        arrays = load_arrays(known, config.image_size, config.resize, cache_dir=cache)
+        arrays = configured_arrays(config, known)
     except DataError:
         # All files that are wrong, not only those with a mask.
         check(cases, config.allow, classification=False)

@@ -11,6 +11,7 @@ import numpy as np
 from tfseg.data.audit_page import draw_case
 from tfseg.data.sources.folder import TABLE, read_folder
 from tfseg.jobs.label.review import MaskFacts, reasons, review_order, usual
+from tfseg.pages import render_page
 from tfseg.run import Run, write_json, write_text, written_whole
 
 LIST, PAGE, REPORT = "review.csv", "review.html", "labelling.json"
@@ -94,8 +95,6 @@ def worth(validation: dict) -> str:
 
 
 def _write_page(run: Run, report: dict, entries: list[dict], rows: dict[str, dict], sheet: int) -> None:
-    import jinja2
-
     # Any column will do for the target: the page shows what the table says.
     target = "label" if "label" in next(iter(rows.values())) else "mask_source"
     cases = read_folder(run.folder, target)
@@ -106,14 +105,9 @@ def _write_page(run: Run, report: dict, entries: list[dict], rows: dict[str, dic
     names = [entry["id"] for entry in shown] + given
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pictures = dict(zip(names, pool.map(lambda name: draw_case(cases, position[name]), names), strict=True))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfseg.evaluation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("review.html.j2").render(
+    page = render_page(
+        "tfseg.evaluation",
+        "review.html.j2",
         report=report,
         worth=worth(report["validation"]),
         first=[entry for entry in shown if entry["check_first"] == "yes"],

@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.audit_page import write_audit
 from tfseg.data.sources import load_cases
-from tfseg.data.splits import write_split
 from tfseg.errors import ConfigError, Paused, TrainingError
-from tfseg.jobs.grid import STATE, run_grid, write_state
-from tfseg.jobs.preparation import describe, prepared, record_environment, recorded_config
+from tfseg.jobs.grid import run_grid, write_state
+from tfseg.jobs.preparation import prepared, recorded_config, write_records
 from tfseg.jobs.search.results import options_text, trials_text
 from tfseg.jobs.search.space import SearchPlan
 from tfseg.jobs.search.trials import Search
@@ -61,19 +59,14 @@ def run_search(
     record = {"experiment": "search", **plan.record(), **recorded_config(config.resolved())}
     run = Run.open(out, record)
     say(f"run folder: {run.folder}")
-    if search_finished(run):
+    if run.finished:
         say(read_json(run.path("search.json"))["text"])
         say("this search was finished before; these are its results")
         return run
     with run.withdrawn_on_mistake():
         splits, audit = prepared(run, config.resolved(), cases)
         _check_backbones(config, plan)
-        for warning in audit.warnings:
-            say(f"warning: {warning}")
-        record_environment(run, config, cases)
-        write_json(run.path("data.json"), describe(cases, splits, audit))
-        write_audit(audit, cases, run.folder)
-        write_split(splits, cases, run.path("splits.json"))
+        write_records(run, config, cases, splits, audit, say)
         search = Search(run, config, plan, cases, splits, say)
         cells = search.cells()
         if search.count != plan.trials:
@@ -100,11 +93,6 @@ def run_search(
     write_state(run, cells, "finished")
     say(text)
     return run
-
-
-def search_finished(run: Run) -> bool:
-    """Whether all trials are stored and tabulated."""
-    return run.path(STATE).exists() and read_json(run.path(STATE))["state"] == "finished"
 
 
 def _check_backbones(config: ComparisonConfig, plan: SearchPlan) -> None:

@@ -9,24 +9,24 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.batches import CaseArrays, load_arrays
+from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.splits import Split
 from tfseg.errors import TrainingError
-from tfseg.jobs.cells import FOLD_SEEDS, REPEAT_SEEDS, SEGMENTER_ROW, save_model, write_csv
-from tfseg.jobs.grid import Cell, stored
-from tfseg.jobs.preparation import recorded_config
+from tfseg.jobs.cells import SEGMENTER_ROW, save_model
+from tfseg.jobs.gather import write_csv
+from tfseg.jobs.grid import Cell, seeded, stored
+from tfseg.jobs.preparation import configured_arrays, recorded_config
 from tfseg.jobs.search.oracles import Proposal, Proposals
 from tfseg.jobs.search.results import TrialResult, best_of, draw_search, trials_csv
 from tfseg.jobs.search.space import SearchPlan
 from tfseg.layers.masking import MASK_LAYERS
 from tfseg.run import Run, read_json, write_json
-from tfseg.training.checkpoint import Sitting
 from tfseg.training.classifier import train_classifier
-from tfseg.training.segmenter import lesion_maps, load_segmenter, predict_masks, train_segmenter
+from tfseg.training.segmenter import frozen_maps, given_or_trained, train_segmenter
+from tfseg.training.sitting import Sitting
 
 Say = Callable[[str], None]
 
@@ -79,15 +79,14 @@ class Search:
 
     def compute(self, cell: Cell, sitting: Sitting) -> dict:
         """Train a cell; gives the result to be stored."""
-        seed = self.config.seed + FOLD_SEEDS * cell.fold + REPEAT_SEEDS * cell.repeat
         fold = [f"fold {cell.fold}"] if len(self.splits) > 1 else []
         if cell.row == SEGMENTER_ROW:
-            config = replace(self.config, seed=seed).resolved()
+            config = seeded(self.config, cell).resolved()
             return self._segmenter(cell, config, replace(sitting, title="".join(fold)))
         number = int(cell.row.removeprefix("trial")) - 1
         cells = self._cells_of(number)
         proposal = self._proposal(number)
-        config = replace(self.trial_config(proposal), seed=seed).resolved()
+        config = seeded(self.trial_config(proposal), cell).resolved()
         if cell.key == cells[0].key:
             self.report(partly=True)
             self.say(f"trial {number + 1} of {self.count}: {_shown(proposal, self.plan)}")
@@ -193,12 +192,9 @@ class Search:
                 classes, approach = len(self.cases.classes), config.approaches[0]
                 trained = train_classifier(config, approach, arrays, split, classes, maps, sitting)
                 history, note, monitor = trained.history, trained.note, config.monitor
-                if objective == "val_balanced_accuracy" and objective not in history:
-                    history = history.assign(**{objective: _balanced_accuracy(trained, arrays, split)})
         except TrainingError as error:
             return {"failed": str(error), "note": "", **allowed}
         write_csv(self.run.path("history", f"{cell.key}.csv"), history)
-        monitor = monitor if monitor in history else "val_loss"
         kept = history[monitor].idxmin() if monitor == "val_loss" else history[monitor].idxmax()
         score = float(history[objective][kept])
         if not math.isfinite(score):
@@ -215,12 +211,8 @@ class Search:
         }
 
     def _segmenter(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
-        arrays, note = self._arrays_of(config), ""
-        if config.segmenter_file:
-            graph = load_segmenter(config.segmenter_file, arrays, config.resize)
-            history = pd.DataFrame({"epoch": [], "seconds": []})
-        else:
-            graph, history, note = train_segmenter(config, arrays, self.splits[cell.fold], sitting)
+        arrays = self._arrays_of(config)
+        graph, history, note = given_or_trained(config, arrays, self.splits[cell.fold], sitting)
         save_model(graph, self._segmenter_path(cell.fold))
         write_csv(self.run.path("history", f"{cell.key}.csv"), history)
         return {"row": cell.row, "fold": cell.fold, "repeat": 0, "note": note}
@@ -229,24 +221,18 @@ class Search:
         name = "segmenter.keras" if len(self.splits) == 1 else f"segmenter/fold{fold}.keras"
         return self.run.path("models", name)
 
-    def _lesion_maps(self, fold: int, arrays: CaseArrays, chunk: int = 256) -> np.ndarray:
+    def _lesion_maps(self, fold: int, arrays: CaseArrays) -> np.ndarray:
         """The frozen segmenter's maps of the training and validation cases, uint8 (N, S, S); others stay empty."""
         if fold not in self._maps:
             graph = keras.saving.load_model(self._segmenter_path(fold), compile=False)
             seen = np.sort(np.concatenate([self.splits[fold].train, self.splits[fold].val]))
-            maps = np.zeros(arrays.masks.shape, np.uint8)
-            for start in range(0, len(seen), chunk):
-                positions = seen[start : start + chunk]
-                masks = predict_masks(graph, arrays, positions)
-                maps[positions] = np.round(255.0 * lesion_maps(masks, arrays.mask_classes))
-            self._maps[fold] = maps
+            self._maps[fold] = frozen_maps(graph, arrays, seen)
         return self._maps[fold]
 
     def _arrays_of(self, config: ComparisonConfig) -> CaseArrays:
         key = (config.image_size, config.resize)
         if key not in self._arrays:
-            cache = config.cache_dir if config.cache == "disk" else None
-            self._arrays[key] = load_arrays(self.cases, *key, cache_dir=cache)
+            self._arrays[key] = configured_arrays(config, self.cases)
         return self._arrays[key]
 
 
@@ -260,11 +246,3 @@ def _mean(results: list[dict]) -> float | None:
     if any(result["failed"] for result in results):
         return None
     return float(np.mean([result["objective"] for result in results]))
-
-
-def _balanced_accuracy(trained, arrays: CaseArrays, split: Split) -> float:
-    """Of a classifier that has no such column in its history, as a linear probe has not."""
-    from sklearn.metrics import balanced_accuracy_score
-
-    labels = arrays.labels[split.val]
-    return float(balanced_accuracy_score(labels[labels >= 0], trained.validation.argmax(1)))

@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.batches import CaseArrays, load_arrays
+from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.splits import Split
 from tfseg.evaluation.thresholds import study_thresholds
 from tfseg.jobs.cells import (
-    FOLD_SEEDS,
     identity,
     model_facts,
     row_model,
     save_model,
     training_facts,
     write_arrays,
-    write_csv,
 )
-from tfseg.jobs.grid import Cell
+from tfseg.jobs.gather import write_csv
+from tfseg.jobs.grid import Cell, seeded
+from tfseg.jobs.preparation import configured_arrays
 from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.jobs.study.scores import baseline_mask, baseline_scores, model_size_scores, polarity
 from tfseg.run import Run
@@ -62,14 +62,13 @@ class Study:
 
     def config_of(self, cell: Cell) -> ComparisonConfig:
         """The row's configuration with the cell's own seed."""
-        return replace(self.row(cell.row).config(self.config), seed=self.config.seed + FOLD_SEEDS * cell.fold)
+        return seeded(self.row(cell.row).config(self.config), cell)
 
     def arrays_of(self, config: ComparisonConfig) -> CaseArrays:
         """The cases at the size that a row asks for, decoded once."""
         key = (config.image_size, config.resize)
         if key not in self._arrays:
-            cache = config.cache_dir if config.cache == "disk" else None
-            self._arrays[key] = load_arrays(self.cases, *key, cache_dir=cache)
+            self._arrays[key] = configured_arrays(config, self.cases)
         return self._arrays[key]
 
     def tested(self, number: int) -> np.ndarray:

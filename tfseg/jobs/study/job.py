@@ -12,25 +12,24 @@ import pandas as pd
 
 from tfseg.config import ComparisonConfig
 from tfseg.data.audit import Audit, audit_cases
-from tfseg.data.audit_page import write_audit
 from tfseg.data.cases import Cases
 from tfseg.data.checks import check
 from tfseg.data.sources import load_cases
-from tfseg.data.splits import Split, read_split, write_split
-from tfseg.errors import ConfigError, DataError, Paused, TrainingError
-from tfseg.evaluation.report import write_metrics, write_report
+from tfseg.data.splits import Split, read_split
+from tfseg.errors import ConfigError, DataError
+from tfseg.evaluation.report import write_report
 from tfseg.evaluation.tables import table_text
-from tfseg.jobs.cells import write_csv
 from tfseg.jobs.compare.job import compare
-from tfseg.jobs.grid import Progress, grid_progress, run_grid, write_state
-from tfseg.jobs.preparation import describe, record_environment, recorded_config
+from tfseg.jobs.gather import best_row, write_csv, write_grid_metrics
+from tfseg.jobs.grid import Progress, finish_grid
+from tfseg.jobs.preparation import recorded_config, write_records
 from tfseg.jobs.study.cells import Study
 from tfseg.jobs.study.pictures import draw_study
-from tfseg.jobs.study.results import best_segmenter, tabulate_study
+from tfseg.jobs.study.results import tabulate_study
 from tfseg.jobs.study.rows import StudyDesign, StudyRow, study_splits
 from tfseg.jobs.study.tables import study_markdown
 from tfseg.progress import progress_bar
-from tfseg.run import Run, read_json, write_json, write_text
+from tfseg.run import Run, read_json, write_text
 from tfseg.session import Session
 from tfseg.training.segmenter import configured_loss, configured_segmenter
 
@@ -95,30 +94,13 @@ def run_study(
         splits, audit = _prepared(run, config, rows, design, cases)
         session.rows(names)
         session.fold_numbers(len(splits))
-        warnings = _shown_warnings(audit, design)
-        for warning in warnings:
-            say(f"warning: {warning}")
-        record_environment(run, config, cases)
-        write_json(run.path("data.json"), {**describe(cases, splits, audit), "warnings": warnings})
-        write_audit(audit, cases, run.folder)
-        write_split(splits, cases, run.path("splits.json"))
+        write_records(run, config, cases, splits, audit, say, _shown_warnings(audit, design))
         study = Study(run, config, rows, design, cases, splits)
-        cells = study.cells()
 
         def report(progress: Progress) -> None:
-            _write_results(study, progress, record, command, round(spent + time.monotonic() - started, 1), say)
+            _write_results(study, progress, record, command, spent + time.monotonic() - started, say)
 
-        try:
-            progress = run_grid(run, cells, study.compute, session, names, len(splits), say)
-        except Paused:
-            report(grid_progress(run, cells))
-            raise
-        report(progress)
-    if progress.failed:
-        lines = [f"  {cell.key}: {message}" for cell, message in progress.failed.items()]
-        raise TrainingError("\n".join([f"{len(lines)} of {len(cells)} cells failed:", *lines]))
-    if progress.complete:
-        write_state(run, cells, "finished")
+        finish_grid(run, study.cells(), study.compute, session, names, len(splits), report, say)
     return run
 
 
@@ -172,28 +154,13 @@ def _write_results(study: Study, progress: Progress, record: dict, command: str,
     """``metrics.json``, table, figures and report of what is stored; nothing where no cell is."""
     if not progress.done:
         return
-    run, config = study.run, study.config
+    run, best = study.run, best_row(study.run, progress.done)
     rows = tabulate_study(study, progress)
-    draw_study(study, progress, rows)
-    extra: dict = {"complete": progress.complete, "best_row": best_segmenter(study, progress)}
-    extra["design"] = asdict(study.design)
-    if not progress.complete:
-        extra["missing"] = [cell.key for cell in progress.missing]
-        extra["cells"] = len(progress.done) + len(progress.missing)
-    if progress.failed:
-        extra["failed"] = {cell.key: message for cell, message in progress.failed.items()}
-    path = write_metrics(
-        run.folder,
-        experiment=record["experiment"],
-        preset=record["preset"],
-        seed=config.seed,
-        data=record["data"],
-        command=command,
-        seconds=seconds,
-        rows=rows,
-        extra=extra,
+    draw_study(study, progress, rows, best)
+    design = {"design": asdict(study.design)}
+    metrics = write_grid_metrics(
+        run, progress, rows, best, record=record, command=command, seconds=seconds, extra=design
     )
-    metrics = read_json(path)
     write_text(run.path("table.md"), study_markdown(metrics))
     trained = [row.name for row in study.rows if row.baseline is None]
     if progress.complete and len(trained) > 1:

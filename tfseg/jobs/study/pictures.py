@@ -13,16 +13,22 @@ from tfseg.evaluation import figures, overlays, threshold_figures
 from tfseg.evaluation.canvas import PALETTE, new_figure, plain_axes, wrapped, write_png
 from tfseg.evaluation.thresholds import histogram
 from tfseg.jobs.cells import read_arrays
+from tfseg.jobs.gather import curves
 from tfseg.jobs.grid import Cell, Progress
 from tfseg.jobs.study.cells import Study
-from tfseg.jobs.study.results import best_segmenter
 
 SHOWN_CASES = 6
 COMPARED = ("iou", "dice", "pixel_error")
 
 
-def draw_study(study: Study, progress: Progress, rows: list[dict]) -> None:
-    """Comparison, curves, thresholds, intensity bands, class balance, and panels of the first split's test part."""
+def draw_study(study: Study, progress: Progress, rows: list[dict], best: str | None) -> None:
+    """Comparison, curves, thresholds, intensity bands, class balance, and panels of the first split's test part.
+
+    Args:
+        study, progress: what is stored.
+        rows: of the table.
+        best: the row that is best on validation, which has thresholds and bands of its own.
+    """
     folder = study.run.path("figures")
     figures.comparison(rows, [f"{name}{_ending(study)}" for name in COMPARED], folder / "comparison.png")
     configs = [row.config(study.config) for row in study.rows if row.baseline is None]
@@ -34,16 +40,11 @@ def draw_study(study: Study, progress: Progress, rows: list[dict]) -> None:
         return
     fold = min(cell.fold for cell in trained)
     shown = {cell.row: cell for cell in trained if cell.fold == fold}
-    histories = {
-        name: pd.read_csv(study.run.path("history", f"{cell.key}.csv")).drop(
-            columns=["seconds", "peak_memory_mb"], errors="ignore"
-        )
-        for name, cell in shown.items()
-    }
-    figures.training_curves(histories, folder / "curves.png")
-    curves = {row["name"]: pd.DataFrame(row["curves"]["test"]) for row in rows if "curves" in row}
-    threshold_figures.threshold_curves(curves, folder / "thresholds.png")
-    best = best_segmenter(study, progress)
+    trainings = curves(study.run, list(shown.values()))
+    if trainings:
+        figures.training_curves(trainings, folder / "curves.png")
+    tested = {row["name"]: pd.DataFrame(row["curves"]["test"]) for row in rows if "curves" in row}
+    threshold_figures.threshold_curves(tested, folder / "thresholds.png")
     entry = next(row for row in rows if row["name"] == best)
     threshold_figures.threshold_curves(
         {part: pd.DataFrame(entry["curves"][part]) for part in ("validation", "test")},

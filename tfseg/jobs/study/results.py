@@ -8,27 +8,17 @@ import numpy as np
 import pandas as pd
 
 from tfseg.evaluation.scores import summarise_row
-from tfseg.jobs.cells import row_model, write_csv
-from tfseg.jobs.grid import Cell, Progress, stored
+from tfseg.jobs.cells import row_model
+from tfseg.jobs.gather import extras, history, notes, promote, write_history
+from tfseg.jobs.grid import Progress, stored
 from tfseg.jobs.preparation import recorded_config
 from tfseg.jobs.study.cells import Study
 from tfseg.jobs.study.rows import StudyRow
 from tfseg.jobs.study.scores import MaskScores
-from tfseg.run import written_whole
 
 # What stands in the table of classes, and has a second value at the network's size.
 CLASS_SCORES = ("iou", "dice", "pixel_error")
 SETTINGS = ("image_size", "augmentation", "balance", "learning_rate_schedule", "epoch_images")
-
-
-def best_segmenter(study: Study, progress: Progress) -> str | None:
-    """The row with the best mean IoU on the validation parts; None where none is trained."""
-    scores: dict[str, list[float]] = {}
-    for cell in progress.done:
-        found = stored(study.run, cell)["validation"].get("iou")
-        if found is not None:
-            scores.setdefault(cell.row, []).append(found)
-    return max(scores, key=lambda name: sum(scores[name]) / len(scores[name])) if scores else None
 
 
 def tabulate_study(study: Study, progress: Progress) -> list[dict]:
@@ -39,7 +29,7 @@ def tabulate_study(study: Study, progress: Progress) -> list[dict]:
 
     Writes ``history.csv`` and, of rows with several cells, the model.
     """
-    rows, histories = [], []
+    rows = []
     position_of = {name: number for number, name in enumerate(study.cases.table["id"])}
     for row in study.rows:
         done = [cell for cell in progress.done if cell.row == row.name]
@@ -47,31 +37,19 @@ def tabulate_study(study: Study, progress: Progress) -> list[dict]:
             continue
         results = [stored(study.run, cell) for cell in done]
         runs = [_scores(study, result, position_of) for result in results]
-        extra: dict[str, list[float]] = {}
-        for result in results:
-            for key, value in result["extra"].items():
-                extra.setdefault(key, []).append(float("nan") if value is None else value)
+        folds = [cell.fold for cell in done]
         entry = summarise_row(
-            row.name, _settings(study, row), runs, (), extra, _paper(study, row), [cell.fold for cell in done]
-        )
-        notes = [
-            f"{cell.key}: {result['note']}" for cell, result in zip(done, results, strict=True) if result.get("note")
-        ]
-        if notes:
-            entry["notes"] = notes
+            row.name, _settings(study, row), runs, (), extras(results), _paper(study, row), folds
+        ) | notes(done, results)
         if study.cases.classes:
             entry["per_class"] = _per_class(study, row, runs)
         if row.baseline is None:
             entry["curves"] = {part: _mean_curve(results, part) for part in ("validation", "test")}
-            tables = [pd.read_csv(study.run.path("history", f"{cell.key}.csv")) for cell in done]
-            histories += [table.assign(row=row.name, fold=cell.fold) for cell, table in zip(done, tables, strict=True)]
             if row.paper_epochs:
-                entry["epochs"] = _epochs(tables, row)
-            _promote(study, done)
+                entry["epochs"] = _epochs([history(study.run, cell) for cell in done], row)
+            promote(study.run, done, study.model_path, row_model(study.run, row.name))
         rows.append(entry)
-    if histories:
-        joined = pd.concat(histories)
-        write_csv(study.run.path("history.csv"), joined[["row", "fold", *joined.columns.drop(["row", "fold"])]])
+    write_history(study.run, progress.done)
     return rows
 
 
@@ -136,12 +114,3 @@ def _epochs(tables: Sequence[pd.DataFrame], row: StudyRow) -> list[dict]:
         ours = {"epoch": int(epoch), "loss": float(values["val_loss"]), "iou": float(values["val_iou"])}
         lines.append({**ours, "paper_loss": published[0], "paper_iou": published[1]})
     return lines
-
-
-def _promote(study: Study, done: Sequence[Cell]) -> None:
-    """The cell that is best on validation gives the row's model."""
-    best = max(done, key=lambda cell: stored(study.run, cell)["validation"]["iou"])
-    source, target = study.model_path(best), row_model(study.run, best.row)
-    if source != target:
-        with written_whole(target) as temporary:
-            temporary.write_bytes(source.read_bytes())
