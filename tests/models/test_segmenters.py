@@ -140,6 +140,19 @@ def test_fcn_needs_a_map_of_its_stride():
         small("fcn_16s", encoder="small_cnn")
 
 
+def test_deeplab_is_separable_in_depth_unless_told():
+    kernels = {}
+    for separable in (True, False):
+        model = small("deeplab_v3_plus", (64, 64, 3), encoder="mobilenet_v2", separable=separable)
+        kernels[separable] = sum(
+            isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3)
+            for layer in model.layers
+            if layer.name.startswith(("pyramid", "decoder"))
+        )
+    # Two dilated ones (`small` has two rates) and two of the decoder.
+    assert kernels == {True: 0, False: 4}
+
+
 def test_deeplab_keeps_stride_16():
     """The pyramid sees a map of stride 16, and the weights behind the halving that is undone are still there."""
     model = small("deeplab_v3_plus", (64, 96, 3), encoder="mobilenet_v2")

@@ -70,7 +70,9 @@ def keep_last_stride(features: keras.Model, map_layer: str) -> keras.Model:
     return keras.Model(image, clone.output, name=features.name)
 
 
-def atrous_pyramid(maps, filters: int, rates: Sequence[int], norm: str | None, name: str, dropout: float = 0.0):
+def atrous_pyramid(
+    maps, filters: int, rates: Sequence[int], norm: str | None, name: str, dropout: float = 0.0, separable: bool = False
+):
     """Atrous spatial pyramid pooling (Chen et al. 2017): one 1×1, several dilated 3×3 convolutions, and the mean.
 
     Args:
@@ -80,16 +82,14 @@ def atrous_pyramid(maps, filters: int, rates: Sequence[int], norm: str | None, n
         norm: ``"batch"`` or None.
         name: what the layers' names begin with.
         dropout: rate behind the join, in [0, 1).
+        separable: whether the 3×3 convolutions are separable in depth (Chen et al. 2018, section 3.1).
 
     Returns:
         Symbolic (B, h, w, filters).
     """
     branches = [pointwise_block(maps, filters, f"{name}_point", norm)]
     for rate in rates:
-        branch = layers.Conv2D(
-            filters, 3, padding="same", dilation_rate=rate, use_bias=norm is None, name=f"{name}_rate{rate}_conv"
-        )(maps)
-        branches.append(_activated(branch, norm, f"{name}_rate{rate}"))
+        branches.append(square_block(maps, filters, f"{name}_rate{rate}", norm, rate=rate, separable=separable))
     mean = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(maps)
     # Without normalisation: over one pixel an image, the statistics of a small batch say nothing.
     mean = pointwise_block(mean, filters, f"{name}_mean", None)
@@ -101,6 +101,15 @@ def atrous_pyramid(maps, filters: int, rates: Sequence[int], norm: str | None, n
 def pointwise_block(inputs, filters, name, norm="batch", dropout=0.0):
     """1×1 convolution → normalisation → ReLU → dropout."""
     outputs = layers.Conv2D(filters, 1, use_bias=norm is None, name=f"{name}_conv")(inputs)
+    return _activated(outputs, norm, name, dropout)
+
+
+def square_block(inputs, filters, name, norm="batch", dropout=0.0, rate=1, separable=False):
+    """3×3 convolution, dilated by `rate` and separable in depth where asked → normalisation → ReLU → dropout."""
+    convolution = layers.SeparableConv2D if separable else layers.Conv2D
+    outputs = convolution(filters, 3, padding="same", dilation_rate=rate, use_bias=norm is None, name=f"{name}_conv")(
+        inputs
+    )
     return _activated(outputs, norm, name, dropout)
 
 
