@@ -12,6 +12,7 @@ import tyro
 from tfseg.commands.audit import Audit
 from tfseg.commands.benchmark import Benchmark
 from tfseg.commands.compare import Compare
+from tfseg.commands.explain import Explain
 from tfseg.commands.label import Label
 from tfseg.commands.models import Evaluate, Export, Predict
 from tfseg.commands.runs import List, Rerun
@@ -34,6 +35,7 @@ COMMANDS = {
     "compare": Compare,
     "evaluate": Evaluate,
     "predict": Predict,
+    "explain": Explain,
     "export": Export,
     "weights": Weights,
     "benchmark": Benchmark,

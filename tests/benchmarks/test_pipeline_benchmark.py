@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfseg.benchmarks import pipeline
+from tfseg.benchmarks import pipeline, process
 from tfseg.benchmarks.pipeline import benchmark_pipeline
 from tfseg.benchmarks.summary import DISK, EVERYTHING, FLOOR, KERAS, KERAS_CV, MEMORY, ONE_WARP, OURS, summarise, table
 from tfseg.data.augment import RECIPES
@@ -87,7 +87,7 @@ def test_a_small_benchmark(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     monkeypatch.setattr(pipeline, "BACKBONE", "small_cnn")
     folder = tmp_path / "out"
-    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(process, "ProcessPoolExecutor", InThisProcess)
     benchmark_pipeline(folder, (1,), 2, "tfseg benchmark pipeline", side=32, steps=2)
     record = json.loads((folder / "benchmark.json").read_text())
     (cores,) = record["cores"]

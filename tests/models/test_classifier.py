@@ -126,11 +126,11 @@ def test_without_a_segmenter_there_is_no_mask(classifier):
 
 def test_the_saliency_is_of_the_predicted_class(classifier):
     outputs = inference_graph(classifier, CLASSES)(pictures())
-    from tfseg.layers.saliency import GradCAM
+    from tfseg.layers.saliency import ClassActivationMap
 
     predicted = np.argmax(outputs["probabilities"], -1)
     maps = classifier.features(pictures(), training=False)
-    explained = GradCAM(classifier.head, (SIDE, SIDE))(maps, target=predicted)
+    explained = ClassActivationMap(classifier.head, (SIDE, SIDE), target="true")(maps, predicted)
     assert_close(outputs["saliency"], explained["saliency"])
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from tfseg.benchmarks.process import bind, on_each, prepare, settled
 from tfseg.benchmarks.summary import DISK, EVERYTHING, FLOOR, KERAS, KERAS_CV, MEMORY, ONE_WARP, OURS, summarise, table
-from tfseg.errors import ConfigError, RunError
-from tfseg.quiet import import_tensorflow
+from tfseg.errors import ConfigError
 from tfseg.run import environment, write_json, write_text
 
 WIDTH, HEIGHT, BATCH = 600, 450, 16
@@ -50,19 +47,10 @@ def benchmark_pipeline(
         ConfigError: `cores` or `repetitions` is out of range.
         RunError: `out` holds something else.
     """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if not cores or min(cores) < 1 or max(cores) > available or len(set(cores)) < len(cores):
-        raise ConfigError(f"`cores` must be different numbers from 1 to {available}, received {list(cores)}")
-    if repetitions < 2 or steps < 1:
-        raise ConfigError(f"`repetitions` must be at least 2 and `steps` 1, received {repetitions} and {steps}")
-    import_tensorflow()
-    out = Path(out)
-    if out.exists() and not (out.is_dir() and ((out / "benchmark.json").exists() or not any(out.iterdir()))):
-        raise RunError(f"`--out` {out} is not empty and holds no benchmark.json: give a new or an empty folder")
-    results, context = [], multiprocessing.get_context("spawn")
-    for number in cores:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            results.append(pool.submit(measure, number, repetitions, side, steps).result())
+    out = prepare(out, cores, repetitions)
+    if steps < 1:
+        raise ConfigError(f"`steps` must be at least 1, received {steps}")
+    results = on_each(cores, measure, repetitions, side, steps)
     record = {
         "command": command,
         "settings": {"image": [WIDTH, HEIGHT], "side": side, "batch": BATCH, "repetitions": repetitions},
@@ -81,16 +69,7 @@ def measure(cores: int, repetitions: int, side: int, steps: int) -> dict:
         ``cores``; ``values``: milliseconds of processor time per image of every repetition, by name; ``missing``: why
         a name isn't among them; ``training``: see `_watch_training`.
     """
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    import_tensorflow()
-    import tempfile
-
-    import tensorflow as tf
-
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(cores)
-        tf.config.threading.set_inter_op_parallelism_threads(cores)
+    bind(cores)
     with tempfile.TemporaryDirectory() as folder:
         ways, missing, arrays = _ways(Path(folder), side, cores)
         values: dict[str, list[float]] = {name: [] for name in ways}
@@ -98,22 +77,11 @@ def measure(cores: int, repetitions: int, side: int, steps: int) -> dict:
             work()
         for _ in range(repetitions):
             for name, (images, work) in ways.items():
-                started = _settled()
+                started = settled()
                 work()
-                values[name].append((_settled() - started) / images * 1e3)
+                values[name].append((settled() - started) / images * 1e3)
         training = _watch_training(arrays, steps)
     return {"cores": cores, "values": values, "missing": missing, "training": training}
-
-
-def _settled() -> float:
-    """The processor time of this process, once the threads that read ahead have nothing left to do."""
-    last, quiet = time.process_time(), 0
-    while quiet < 3:
-        time.sleep(0.01)
-        now = time.process_time()
-        quiet = quiet + 1 if now - last < 5e-4 else 0
-        last = now
-    return last
 
 
 def _ways(folder: Path, side: int, cores: int) -> tuple[dict, dict, object]:

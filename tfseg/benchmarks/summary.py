@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfseg.benchmarks.process import median, shown
+
 FLOOR, MEMORY, DISK, OURS = "decode and resize", "from memory", "from the disk cache", "from memory, augmented"
 EVERYTHING = "from memory, augmented, with colours and background swap"
 ONE_WARP, KERAS_CV, KERAS = "one warp by TensorFlow's operation", "keras_cv layers", "Keras preprocessing layers"
@@ -22,12 +24,12 @@ def summarise(result: dict) -> dict:
     waited, worked = (np.array(result["training"][name]) for name in ("waited", "worked"))
     summary = {
         "cores": result["cores"],
-        "ms_per_image": {name: _median(numbers) for name, numbers in values.items()},
-        "added_ms_per_image": {name: _median(numbers) for name, numbers in alone.items()},
-        "ratios": {name: _median(numbers) for name, numbers in ratios.items()},
+        "ms_per_image": {name: median(numbers) for name, numbers in values.items()},
+        "added_ms_per_image": {name: median(numbers) for name, numbers in alone.items()},
+        "ratios": {name: median(numbers) for name, numbers in ratios.items()},
         "training": {
-            "step_ms": _median(worked),
-            "wait_ms": _median(waited),
+            "step_ms": median(worked),
+            "wait_ms": median(waited),
             "longest_wait_ms": waited.max(),
             "waited_share": waited.sum() / (waited.sum() + worked.sum()),
         },
@@ -44,13 +46,6 @@ def summarise(result: dict) -> dict:
     }
     summary["goals"] = {name: met if met is None else bool(met) for name, met in goals.items()}
     return summary
-
-
-def _median(values: np.ndarray) -> dict:
-    from tfseg.evaluation.statistics import bootstrap_interval
-
-    low, high, _ = bootstrap_interval(lambda chosen: float(np.median(values[chosen])), np.arange(len(values)))
-    return {"median": float(np.median(values)), "interval": [low, high], "values": values}
 
 
 def table(record: dict) -> str:
@@ -77,7 +72,7 @@ def table(record: dict) -> str:
     def section(title: str, key: str, unit: str) -> None:
         head(title)
         for name in cores[0][key]:
-            add(name, *(_shown(one[key][name], unit) for one in cores))
+            add(name, *(shown(one[key][name], unit) for one in cores))
         for name, why in cores[0]["missing"].items():
             add(name, *[why] * len(cores))
         lines.append("")
@@ -97,8 +92,3 @@ def table(record: dict) -> str:
     for goal in cores[0]["goals"]:
         add(goal, *(words[one["goals"][goal]] for one in cores))
     return "\n".join(lines) + "\n"
-
-
-def _shown(value: dict, unit: str) -> str:
-    low, high = value["interval"]
-    return f"{value['median']:.2f}{unit} ({low:.2f}–{high:.2f})"

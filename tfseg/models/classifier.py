@@ -11,7 +11,9 @@ from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
 from tfseg.layers.masking import MASK_LAYERS, LesionProbability
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
-from tfseg.layers.saliency import SALIENCY_LAYERS, Rectifier
+from tfseg.layers.saliency import ClassActivationMap
+from tfseg.layers.taped import Rectifier
+from tfseg.models.cut import cut
 
 APPROACHES = {
     "plain": "cross entropy on the whole image",
@@ -86,6 +88,7 @@ def inference_graph(
     mask_classes: MaskClasses | None = None,
     saliency: str = "grad_cam",
     resize: str = "stretch",
+    saliency_layer: str | None = None,
 ) -> keras.Model:
     """One graph from image to everything that is served.
 
@@ -95,15 +98,16 @@ def inference_graph(
         approach: a name out of `APPROACHES`.
         segmenter: image → mask logits; needed by the approaches that mask, optional for the others.
         mask_classes: what the segmenter's channels mean.
-        saliency: a name out of `SALIENCY_LAYERS`; the predicted class is explained.
+        saliency: a name out of `tfseg.layers.saliency.METHODS`; the predicted class is explained.
         resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
+        saliency_layer: the backbone's layer whose output is explained; None for its last maps.
 
     Returns:
         A functional model from ``image`` to ``probabilities`` (B, classes), ``saliency`` (B, H, W, 1) and, with a
         segmenter, ``mask`` (B, H, W, C).
 
     Raises:
-        ConfigError: unknown approach, or a masking approach without a segmenter.
+        ConfigError: unknown approach, a masking approach without a segmenter, or a layer that can't be explained.
     """
     if approach not in APPROACHES:
         raise ConfigError(f"there is no approach named {approach!r}; known: {', '.join(APPROACHES)}")
@@ -118,9 +122,12 @@ def inference_graph(
         if approach in MASK_LAYERS:
             lesion = LesionProbability(mask_classes.lesion_channels, dtype="float32", name="lesion")(mask)
             visible = MASK_LAYERS[approach](dtype="float32", name=approach)(image, lesion)
-    feature_maps = classifier.features(visible, training=False)
-    explain = SALIENCY_LAYERS[saliency](classifier.head, classifier.features.input_shape[1:3], name="saliency")
-    explained = explain(feature_maps, training=False)
+    features, head = classifier.features, classifier.head
+    if saliency_layer is not None:
+        features, head = cut(features, saliency_layer, head)
+    size, grid = features.input_shape[1:3], classifier.features.output_shape[1:3]
+    explain = ClassActivationMap(head, size, saliency, grid=grid, name="saliency")
+    explained = explain(features(visible, training=False), training=False)
     outputs["saliency"] = explained["saliency"]
     outputs["probabilities"] = ClassProbabilities(class_names, resize=resize, name="probabilities")(explained["logits"])
     return keras.Model(image, outputs, name=approach)

@@ -6,9 +6,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfseg.layers.saliency import SALIENCY_LAYERS
+from tfseg.layers.saliency import METHODS, TARGETS, ClassActivationMap
 from tfseg.losses.centiou import centiou_loss, soft_iou
 from tfseg.models.classifier import Classifier
+from tfseg.models.cut import cut
 
 
 class CEntIoUModel(keras.Model):
@@ -20,14 +21,16 @@ class CEntIoUModel(keras.Model):
     Args:
         classifier: the parts to train.
         cross_entropy_share: λ in [0, 1]; the rest weighs the overlap.
-        saliency: a name out of `SALIENCY_LAYERS`.
+        saliency: a name out of `tfseg.layers.saliency.METHODS`.
         saliency_target: the class whose map is compared: ``"true"`` or ``"predicted"``.
         saliency_gradient: ``"full"`` trains through the map; ``"none"`` thresholds it at 0.5 and keeps it
             constant, as the published code does, so that it moves the loss but no weight.
         accuracies: metrics of (label, logits); None for the accuracy alone.
+        saliency_layer: the backbone's layer whose output the map is made of; None for its last maps.
 
     Raises:
         ValueError: for an option that isn't one of these.
+        ConfigError: a layer that can't be explained.
     """
 
     def __init__(
@@ -38,23 +41,26 @@ class CEntIoUModel(keras.Model):
         saliency_target="true",
         saliency_gradient="full",
         accuracies=None,
+        saliency_layer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         options = {
-            "saliency_target": (saliency_target, ("true", "predicted")),
+            "saliency_target": (saliency_target, TARGETS),
             "saliency_gradient": (saliency_gradient, ("full", "none")),
-            "saliency": (saliency, tuple(SALIENCY_LAYERS)),
+            "saliency": (saliency, tuple(METHODS)),
         }
         for name, (value, choices) in options.items():
             if value not in choices:
                 raise ValueError(f"`{name}` must be one of {choices}. Received: {value!r}")
         if not 0.0 <= cross_entropy_share <= 1.0:
             raise ValueError(f"`cross_entropy_share` must lie in [0, 1]. Received: {cross_entropy_share}")
-        self.features = classifier.features
-        self.explain = SALIENCY_LAYERS[saliency](classifier.head, classifier.features.input_shape[1:3])
+        self.features, head = classifier.features, classifier.head
+        if saliency_layer is not None:
+            self.features, head = cut(self.features, saliency_layer, head)
+        size, grid = self.features.input_shape[1:3], classifier.features.output_shape[1:3]
+        self.explain = ClassActivationMap(head, size, saliency, saliency_target, grid)
         self.cross_entropy_share = cross_entropy_share
-        self.saliency_target = saliency_target
         self.saliency_gradient = saliency_gradient
         self.cross_entropy_mean = keras.metrics.Mean(name="cross_entropy")
         self.iou_mean = keras.metrics.Mean(name="saliency_iou")
@@ -83,8 +89,7 @@ class CEntIoUModel(keras.Model):
             (B,) and ``has_lesion`` (B,), and ``images``, how many the global batch has.
         """
         labels = targets["label"]
-        chosen = labels if self.saliency_target == "true" else None
-        explained = self.explain(self.features(image, training=training), target=chosen, training=training)
+        explained = self.explain(self.features(image, training=training), labels, training=training)
         saliency = explained["saliency"]
         if self.saliency_gradient == "none":
             saliency = ops.stop_gradient(ops.cast(saliency >= 0.5, "float32"))

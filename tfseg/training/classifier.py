@@ -14,7 +14,7 @@ from tfseg.data.batches import CaseArrays, class_weights, make_batches, steps_pe
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError
 from tfseg.layers.masking import MASK_LAYERS
-from tfseg.layers.saliency import SALIENCY_LAYERS
+from tfseg.layers.saliency import ClassActivationMap
 from tfseg.metrics.classification import BalancedAccuracy
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.models.classifier import Classifier, build_classifier
@@ -164,5 +164,5 @@ def _saliency_pictures(classifier, approach, arrays, positions, maps) -> Callabl
     visible = batch["image"]
     if approach in MASK_LAYERS:
         visible = MASK_LAYERS[approach](dtype="float32")(visible, batch["lesion"])
-    explain = SALIENCY_LAYERS["grad_cam"](classifier.head, classifier.features.input_shape[1:3])
+    explain = ClassActivationMap(classifier.head, classifier.features.input_shape[1:3])
     return lambda: blended(batch["image"], explain(classifier.features(visible, training=False))["saliency"])

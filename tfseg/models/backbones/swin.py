@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfseg.layers.gradients import concatenate, matmul, piece
 from tfseg.models.backbones.blocks import standardised
 
 WINDOW = 7
@@ -154,7 +155,7 @@ class WindowAttention(layers.Layer):
         windows = ops.transpose(windows, (0, 1, 3, 2, 4, 5))
         maps = ops.reshape(windows, (-1, down * self.window, across * self.window, channels))
         maps = _rolled(_rolled(maps, -self.shifts[0], 1), -self.shifts[1], 2)
-        return maps[:, :rows, :columns]
+        return piece(piece(maps, 1, 0, rows), 2, 0, columns)
 
     def _attend(self, tokens):
         """Windows (B · windows, pixels, K) → the same shape."""
@@ -163,13 +164,13 @@ class WindowAttention(layers.Layer):
             ops.transpose(ops.reshape(part, (-1, area, self.heads, channels // self.heads)), (0, 2, 1, 3))
             for part in ops.split(self.query_key_value(tokens), 3, axis=-1)
         )
-        scores = ops.matmul(query * (channels // self.heads) ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
+        scores = matmul(query * (channels // self.heads) ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
         scores = scores + ops.transpose(ops.take(self.table, self.index, axis=0), (2, 0, 1))
         if self.mask is not None:
             mask = ops.cast(self.mask[None, :, None], scores.dtype)
             scores = ops.reshape(scores, (-1, mask.shape[1], self.heads, area, area)) + mask
             scores = ops.reshape(scores, (-1, self.heads, area, area))
-        outputs = ops.transpose(ops.matmul(ops.softmax(scores), value), (0, 2, 1, 3))
+        outputs = ops.transpose(matmul(ops.softmax(scores), value), (0, 2, 1, 3))
         return self.project(ops.reshape(outputs, (-1, area, channels)))
 
     def compute_output_shape(self, input_shape):
@@ -212,9 +213,9 @@ def attention_mask(sides, window: int, shifts) -> np.ndarray | None:
 
 
 def _rolled(maps, shift, axis):
-    """`roll` by −shift along an axis out of two slices, which every LiteRT runtime has."""
+    """`roll` by −shift along an axis out of two pieces, which every LiteRT runtime has."""
     if shift == 0:
         return maps
-    if axis == 1:
-        return ops.concatenate([maps[:, shift:], maps[:, :shift]], axis=1)
-    return ops.concatenate([maps[:, :, shift:], maps[:, :, :shift]], axis=2)
+    side = maps.shape[axis]
+    first = shift % side
+    return concatenate([piece(maps, axis, first, side), piece(maps, axis, 0, first)], axis)
