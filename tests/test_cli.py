@@ -88,6 +88,12 @@ class TestExitCodes:
             ("train", "d", "--epochs", "many"),
             ("train", "d", "--approach", "magic"),
             ("train", "d", "--resize", "crop"),
+            ("train", "d", "--segmenter-flips", "diagonal"),
+            ("label", "d", "--segmenter-postprocessing", "erode"),
+            ("evaluate", "m", "d", "--out", "o", "--flips", "all"),
+            ("evaluate", "m", "d", "--out", "o", "--postprocessing", "erode"),
+            ("predict", "m", "i", "--out", "o", "--flips", "all"),
+            ("predict", "m", "i", "--out", "o", "--postprocessing", "fill_holes", "erode"),
             ("evaluate", "m", "d"),
             ("export", "r"),
             ("demo", "--images", "x"),
@@ -222,6 +228,8 @@ class TestArguments:
             "segmenter_batch_size": 7,
             "segmenter_learning_rate": 0.25,
             "segmenter_patience": 9,
+            "segmenter_flips": "horizontal",
+            "segmenter_postprocessing": ("fill_holes", "largest_component"),
             "approaches": ("centiou", "lesion_area"),
             "backbone": "mobilenet_v2",
             "weights": "w.npz",
@@ -313,11 +321,25 @@ class TestArguments:
             "allow": ("a", "b"),
             "class_map": "names.json",
             "subgroups": ("age",),
+            "flips": None,
+            "postprocessing": None,
         }
+
+    def test_evaluate_masks(self, received):
+        words = ["m.keras", "d", "--out", "o", "--flips", "none", "--postprocessing"]
+        assert call("evaluate", *words) == 0
+        assert [received[-1][1][name] for name in ("flips", "postprocessing")] == ["none", ()]
+        assert call("evaluate", *words, "fill_holes", "largest_component") == 0
+        assert received.pop()[1]["postprocessing"] == ("fill_holes", "largest_component")
 
     def test_predict(self, received, capsys):
         assert call("predict", "m.keras", "a.jpg", "folder", "--out", "o", "--batch-size", "3", "--no-overlays") == 0
-        assert received.pop()[0] == ("m.keras", ("a.jpg", "folder"), "o", 3, False)
+        assert received.pop() == (
+            ("m.keras", ("a.jpg", "folder"), "o", 3, False),
+            {"flips": "none", "postprocessing": ()},
+        )
+        assert call("predict", "m", "a", "--out", "o", "--flips", "both", "--postprocessing", "fill_holes") == 0
+        assert received.pop()[1] == {"flips": "both", "postprocessing": ("fill_holes",)}
 
     def test_export(self, received):
         words = ["r", "--name", "n", "--row", "plain", "--formats", "float32", "--out", "o", "--data", "d"]

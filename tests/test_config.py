@@ -49,6 +49,9 @@ WRONG = [
     ("epoch_images", -1),
     ("seed", -1),
     ("split_seed", -1),
+    ("segmenter_flips", "diagonal"),
+    ("segmenter_postprocessing", ("fill_holes", "erode")),
+    ("segmenter_postprocessing", "fill_holes"),
     ("approaches", ()),
     ("approaches", ("plain", "plain")),
 ]
@@ -158,6 +161,7 @@ class TestPlain:
         [
             ComparisonConfig(data="d"),
             ComparisonConfig(data="d", weights="w", segmenter_file="s.keras", allow=("a", "b"), approaches=("plain",)),
+            ComparisonConfig(data="d", segmenter_postprocessing=("fill_holes", "largest_component")),
             replace(DEMO, data="x"),
             *(replace(preset, data="x") for preset in QUICKSTART_PRESETS.values()),
         ],
@@ -192,6 +196,9 @@ class TestPlain:
             ("weights", 3),
             ("resize", "crop"),
             ("resize", None),
+            ("segmenter_flips", None),
+            ("segmenter_postprocessing", "fill_holes"),
+            ("segmenter_postprocessing", ["erode"]),
             ("approaches", "plain"),
             ("approaches", ["plain", "magic"]),
             ("approaches", [1]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -37,6 +37,10 @@ NO_IMAGENET = ("squeezenet_1_0", "squeezenet_1_1", "shufflenet_v2", "shufflenet_
 # What names a file or a folder.
 PATH_FIELDS = ("data", "weights", "weights_dir", "segmenter_file", "split_file", "class_map", "cache_dir")
 Approach = Literal["plain", "hard_mask", "soft_mask", "lesion_area", "centiou"]
+Flips = Literal["none", "horizontal", "vertical", "both"]
+Postprocessing = Literal["largest_component", "fill_holes"]
+# What a trained segmenter's masks are made with; nothing of it is looked at in a training.
+PREDICTION_FIELDS = ("segmenter_flips", "segmenter_postprocessing")
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,13 @@ class ComparisonConfig:
     segmenter_learning_rate: Annotated[float, Range(1e-5, 1e-2, log=True)] = 1e-3
     segmenter_patience: int = 30
     """Epochs without a better validation IoU before training stops."""
+    segmenter_flips: Flips = "none"
+    """Mirror images (left–right, up–down; both: these and both at once) whose maps are averaged with the image's own
+    where the segmenter's masks are scored or written. The masks that classifiers see are of the image alone, in
+    training as in the exported graph."""
+    segmenter_postprocessing: tuple[Postprocessing, ...] = ()
+    """What is done to the masks that are scored or written, in this order: keep the lesion's largest part, fill its
+    holes. The masks that classifiers see stay as they are."""
 
     # The classifiers.
     approaches: Annotated[tuple[Approach, ...], tyro.conf.arg(name="approach")] = (
@@ -249,6 +260,12 @@ class ComparisonConfig:
             raise ConfigError("small_cnn has no pretrained weights: leave `--weights` out or choose mobilenet_v2")
         for name in ("segmenter_options", "segmenter_loss_options"):
             named_values(getattr(self, name), name)
+        if self.segmenter_flips not in get_args(Flips):
+            known = ", ".join(get_args(Flips))
+            raise ConfigError(f"`segmenter_flips` must be one of {known}, received {self.segmenter_flips!r}")
+        if not set(self.segmenter_postprocessing) <= set(get_args(Postprocessing)):
+            known, given = ", ".join(get_args(Postprocessing)), list(self.segmenter_postprocessing)
+            raise ConfigError(f"`segmenter_postprocessing` must hold names out of {known}, received {given}")
         if self.segmenter_slope is not None and not 0.0 <= self.segmenter_slope < 1.0:
             raise ConfigError(f"`segmenter_slope` must lie in [0, 1), received {self.segmenter_slope}")
         if self.weights is not None and self.weights_dir is not None:

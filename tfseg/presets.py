@@ -56,27 +56,30 @@ QUICKSTART_PRESETS = {
 }
 
 EBHI_PRESETS = {
-    # The report's network at a quarter of its width, with batch norm, and a learning rate that falls to zero.
+    # The report's network at a quarter of its width, with batch norm, and a learning rate that falls to zero. The
+    # balanced rows take as many steps as the others.
     "quick": ComparisonConfig(
         data="",
         image_size=64,
         segmenter="unet",
+        segmenter_encoder="none",
         segmenter_options=("greyscale=true",),
         segmenter_loss="bce",
         segmenter_width=16,
-        segmenter_epochs=16,
+        segmenter_epochs=10,
         segmenter_batch_size=16,
-        segmenter_patience=16,
+        segmenter_patience=10,
         segmenter_learning_rate=1e-3,
         learning_rate_schedule="cosine",
         augmentation="none",
-        epoch_images=0,
+        epoch_images=1400,
         segmenter_slope=1e-3,
     ),
     "paper": ComparisonConfig(
         data="",
         image_size=64,
         segmenter="unet",
+        segmenter_encoder="none",
         segmenter_options=("greyscale=true", "norm=none", "upsampling=transposed"),
         segmenter_loss="bce",
         segmenter_width=64,
@@ -98,9 +101,9 @@ MELANOMA_PRESETS = {
         cross_validation=5,
         segmenter="fpn",
         segmenter_loss="dice",
-        segmenter_epochs=20,
+        segmenter_epochs=12,
         segmenter_batch_size=8,
-        segmenter_patience=20,
+        segmenter_patience=12,
         segmenter_learning_rate=1e-3,
         learning_rate_schedule="cosine",
         augmentation="free",
@@ -121,6 +124,75 @@ MELANOMA_PRESETS = {
         segmenter_learning_rate=1e-4,
         learning_rate_schedule="step",
         augmentation="none",
+        epoch_images=0,
+    ),
+}
+
+ORAL_PRESETS = {
+    "quick": ComparisonConfig(
+        data="",
+        image_size=160,
+        cross_validation=5,
+        segmenter="unet",
+        segmenter_loss="bce_with_logits",
+        segmenter_epochs=24,
+        segmenter_batch_size=4,
+        segmenter_patience=24,
+        segmenter_learning_rate=1e-3,
+        learning_rate_schedule="cosine",
+        augmentation="free",
+        epoch_images=0,
+    ),
+    # The paper leaves encoder and learning rate of its segmenters open.
+    "paper": ComparisonConfig(
+        data="",
+        image_size=224,
+        segmenter="unet",
+        segmenter_encoder="resnet50",
+        weights="imagenet",
+        segmenter_loss="bce",
+        segmenter_epochs=700,
+        segmenter_batch_size=32,
+        segmenter_patience=20,
+        segmenter_learning_rate=1e-4,
+        learning_rate_schedule="constant",
+        augmentation="oral",
+        epoch_images=0,
+    ),
+}
+
+CERVICAL_PRESETS = {
+    "quick": ComparisonConfig(
+        data="",
+        image_size=128,
+        val_fraction=0.2,
+        segmenter="unet",
+        segmenter_loss="dice_focal",
+        segmenter_epochs=40,
+        segmenter_batch_size=8,
+        segmenter_patience=40,
+        segmenter_learning_rate=1e-3,
+        segmenter_flips="both",
+        segmenter_postprocessing=("largest_component", "fill_holes"),
+        learning_rate_schedule="cosine",
+        augmentation="free",
+        epoch_images=0,
+    ),
+    # The paper names its U-Net's loss, batch and optimiser, and neither its size nor its augmentation.
+    "paper": ComparisonConfig(
+        data="",
+        image_size=224,
+        val_fraction=0.2,
+        segmenter="unet",
+        segmenter_encoder="none",
+        segmenter_loss="dice_focal",
+        segmenter_width=64,
+        segmenter_epochs=500,
+        segmenter_batch_size=32,
+        segmenter_patience=20,
+        segmenter_learning_rate=1e-4,
+        learning_rate_schedule="constant",
+        augmentation="cervical",
         epoch_images=0,
     ),
 }

@@ -1,12 +1,15 @@
 import shutil
+import subprocess
+import sys
 
+import cv2
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfseg.data.cases import MaskClasses
-from tfseg.data.decode import resize_image, to_model_input
+from tfseg.data.decode import resize_image, restore_map, to_model_input
 from tfseg.errors import DataError, RunError, UserError
 from tfseg.evaluation.classification import read_predictions
 from tfseg.export.mobile import export_litert
@@ -14,7 +17,9 @@ from tfseg.export.overlays import draw_overlay
 from tfseg.export.predictions import find_images, predict_folder
 from tfseg.export.predictor import load_predictor
 from tfseg.export.serving import export_saved_model
-from tfseg.layers.outputs import model_info
+from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities, model_info
+from tfseg.losses.segmentation import build_loss
+from tfseg.metrics.segmentation import LesionIoU
 
 FORMATS = ("keras", "saved_model", "litert")
 
@@ -48,6 +53,34 @@ def test_every_format_predicts_the_same_and_knows_what_it_is(exported, images, k
         for name, value in outputs.items():
             assert isinstance(value, np.ndarray) and value.dtype == np.float32
             np.testing.assert_allclose(value, expected[name], atol=1e-5, err_msg=name)
+
+
+def mask_of(model, image):
+    return model(to_model_input(image[None]), training=False)["mask"].numpy()[0]
+
+
+def mean_over_mirrors(model, image):
+    """By hand: the image, left–right, up–down and turned by half."""
+    maps = [
+        mask_of(model, image),
+        mask_of(model, image[:, ::-1])[:, ::-1],
+        mask_of(model, image[::-1])[::-1],
+        mask_of(model, np.rot90(image, 2))[::-1, ::-1],
+    ]
+    return np.mean(maps, axis=0)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_flips_change_the_mask_alone(exported, images, kind):
+    model, paths = exported
+    predictor = load_predictor(paths[kind])
+    plain, averaged = predictor.predict(images), predictor.predict(images, "both")
+    assert list(averaged) == list(plain)
+    for name in ("probabilities", "saliency"):
+        np.testing.assert_array_equal(averaged[name], plain[name])
+    expected = np.stack([mean_over_mirrors(model, image) for image in images])
+    assert np.abs(expected - plain["mask"]).max() > 0.01
+    np.testing.assert_allclose(averaged["mask"], expected, atol=1e-5)
 
 
 def test_the_highest_version_of_a_name_is_taken(exported, make_segmenter, tmp_path):
@@ -135,6 +168,18 @@ def test_what_is_no_model_is_the_users_error(exported, tmp_path):
             load_predictor(tmp_path / name)
 
 
+def test_a_graph_that_was_saved_with_its_loss_is_read_by_a_new_process(tmp_path):
+    image, inner = keras.Input((16, 16, 3), name="image"), keras.Input((16, 16, 3))
+    trained = keras.Model(inner, keras.layers.Conv2D(1, 1)(inner))
+    trained.compile("adam", build_loss("dice_focal"), weighted_metrics=[LesionIoU()])
+    keras.Model(image, {"mask": MaskProbabilities(MaskClasses())(trained(image))}).save(tmp_path / "model.keras")
+    code = (
+        "import sys; from tfseg.export.predictor import load_predictor; print(load_predictor(sys.argv[1]).info.outputs)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.keras"], capture_output=True, text=True)
+    assert done.stdout == "('mask',)\n", done.stderr
+
+
 def test_names_of_images(folder, tmp_path):
     assert list(find_images([folder])) == ["third", "first", "second"]
     smooth(9, 9).save(folder / "deeper" / "first.png")
@@ -190,8 +235,6 @@ def test_not_sure_is_marked_and_keeps_its_class(make_classifier, folder, tmp_pat
 def test_masks_undo_the_padding(make_segmenter, folder, tmp_path):
     # A mask that is where the image is bright must come back onto the bright half of a wide image.
     image = keras.Input((16, 16, 3), name="image")
-    from tfseg.layers.outputs import MaskProbabilities
-
     logits = keras.layers.Rescaling(20.0, -10.0)(image)[..., :1]
     model = keras.Model(image, {"mask": MaskProbabilities(MaskClasses(), resize="pad")(logits)})
     export_litert(model, tmp_path / "bright.tflite")
@@ -212,6 +255,62 @@ def test_class_values_are_written_for_several_mask_classes(make_segmenter, folde
     original = np.asarray(Image.open(folder / "first.png"))
     mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "first.png"))
     assert mask.shape == original.shape[:2] and mask.max() <= 2 and len(np.unique(mask)) > 1
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_masks_are_averaged_and_cleaned_before_they_are_written(exported, folder, tmp_path, kind):
+    options = {"flips": "both", "postprocessing": ("fill_holes", "largest_component")}
+    out = tmp_path / "out"
+    predict_folder(exported[1][kind], [folder], out, **options)
+    predict_folder(exported[1][kind], [folder], tmp_path / "plain")
+    changed = 0
+    for name in ("first.png", "second.jpg"):
+        original = np.asarray(Image.open(folder / name).convert("RGB"))
+        small = resize_image(original, 16).numpy()
+        lesion = restore_map(mean_over_mirrors(exported[0], small), *original.shape[:2])[..., 0] >= 0.5
+        # Outer contours, filled, are the parts without their holes; OpenCV's touch by corners too.
+        contours, _ = cv2.findContours(lesion.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        parts = [cv2.drawContours(np.zeros_like(lesion, np.uint8), [line], -1, 255, -1) for line in contours]
+        expected = max(parts, key=np.count_nonzero)
+        name = name.replace("jpg", "png")
+        written = np.asarray(Image.open(out / "masks" / name))
+        np.testing.assert_array_equal(written, expected)
+        changed += (np.asarray(Image.open(tmp_path / "plain" / "masks" / name)) != written).sum()
+    assert changed
+    assert (out / "predictions.csv").read_text() == (tmp_path / "plain" / "predictions.csv").read_text()
+    predict_folder(exported[1][kind], [folder], out, **options)
+    with pytest.raises(RunError, match="flips: 'both' there"):
+        predict_folder(exported[1][kind], [folder], out)
+
+
+def test_of_several_classes_the_lesion_is_cleaned(make_segmenter, tmp_path):
+    noise = np.random.default_rng(4).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    cell = MaskClasses(("background", "cytoplasm", "nucleus"), ("cytoplasm",))
+    model = make_segmenter(cell)
+    model.save(tmp_path / "cell.keras")
+    for out, postprocessing in (("plain", ()), ("cleaned", ("largest_component",))):
+        files = [tmp_path / "noise.png"]
+        predict_folder(tmp_path / "cell.keras", files, tmp_path / out, postprocessing=postprocessing)
+    plain, cleaned = (np.asarray(Image.open(tmp_path / out / "masks" / "noise.png")) for out in ("plain", "cleaned"))
+    count, parts, facts, _ = cv2.connectedComponentsWithStats((plain == 1).astype(np.uint8), connectivity=8)
+    assert count > 2, "there is something to clean"
+    largest = parts == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
+    instead = 2 * mask_of(model, noise)[..., [0, 2]].argmax(-1)
+    np.testing.assert_array_equal(cleaned, np.where((plain == 1) & ~largest, instead, plain))
+
+
+def test_a_model_without_a_mask_has_none_to_flip_or_to_clean(folder, tmp_path):
+    image = keras.Input((16, 16, 3), name="image")
+    logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(image))
+    model = keras.Model(image, {"probabilities": ClassProbabilities(("benign", "malignant"))(logits)})
+    model.save(tmp_path / "plain.keras")
+    for options in ({"flips": "vertical"}, {"postprocessing": ("fill_holes",)}):
+        with pytest.raises(UserError, match="are for masks, and the model gives probabilities"):
+            predict_folder(tmp_path / "plain.keras", [folder], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="are for masks"):
+        load_predictor(tmp_path / "plain.keras").predict(np.zeros((1, 16, 16, 3), np.uint8), "both")
 
 
 def test_nothing_readable_and_a_folder_in_use_are_the_users_errors(exported, tmp_path):

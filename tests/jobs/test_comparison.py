@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tfseg.data.batches import load_arrays
 from tfseg.data.decode import restore_map
 from tfseg.data.phantom import PhantomConfig, write_phantoms
+from tfseg.data.sources import load_cases
+from tfseg.data.splits import read_split
 from tfseg.errors import ConfigError, DataError, RunError, TrainingError, UserError
 from tfseg.export.predictor import load_predictor
 from tfseg.jobs import cells, comparison
@@ -23,6 +28,7 @@ from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.run import Run, read_json
 from tfseg.session import Session
 from tfseg.training import segmenter
+from tfseg.training.sitting import DETACHED
 
 CLASSIFICATION = {
     "accuracy",
@@ -241,6 +247,12 @@ class TestPredictions:
         )
         assert table["prob_benign"].nunique() > 1, "all predictions are equal: nothing is shown"
 
+    @pytest.mark.parametrize("file", ["segmenter.keras", "soft_mask/model.keras"])
+    def test_the_stored_model_knows_nothing_of_its_training(self, finished, file):
+        with zipfile.ZipFile(finished[0].path("models", *file.split("/"))) as archive:
+            content = archive.read("config.json").decode()
+        assert "MaskProbabilities" in content and "Adam" not in content and "losses" not in content
+
     def test_the_segmenter_is_the_one_inside_the_classifier(self, finished, model_images):
         run = finished[0]
         images = model_images(predictions(run, "plain")["id"])
@@ -406,6 +418,36 @@ class TestVariants:
         dice = [rows(one)["segmenter"]["metrics"]["dice"]["mean"] for one in (run, finished[0])]
         assert dice[0] == pytest.approx(dice[1], abs=1e-6)
 
+    def test_flips_and_postprocessing_are_for_the_segmenters_row_alone(
+        self, finished, phantoms, tiny, tmp_path, model_images
+    ):
+        trained = finished[0].path("models", "segmenter.keras")
+        changes = {"segmenter_flips": "both", "segmenter_postprocessing": ("largest_component", "fill_holes")}
+        config = tiny(phantoms, segmenter_file=str(trained), approaches=("soft_mask",), **changes)
+        cases, split = load_cases(phantoms), finished[0].path("splits.json")
+        arrays = load_arrays(cases, config.image_size)
+        grid = cells.Comparison(Run(tmp_path), config.resolved(), cases, arrays, read_split(split, cases))
+        segmenter_cell, masking_cell = grid.cells()
+        result = grid.compute(segmenter_cell, DETACHED)
+
+        predictor, images = load_predictor(trained), model_images(result["ids"])
+        mirrored = [((), ()), ((2,), (1,)), ((1,), (0,)), ((1, 2), (0, 1))]
+        expected = []
+        for number, case in enumerate(result["ids"]):
+            one = images[number : number + 1]
+            maps = [np.flip(predictor.predict(np.flip(one, axes))["mask"][0, ..., 0], back) for axes, back in mirrored]
+            found = np.mean(maps, axis=0) >= 0.5
+            contours, _ = cv2.findContours(found.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            parts = [cv2.drawContours(np.zeros_like(found, np.uint8), [line], -1, 1, -1) > 0 for line in contours]
+            found = max(parts, key=np.count_nonzero) if parts else found
+            true = np.asarray(Image.open(phantoms / "masks" / f"{case}.png")) > 0
+            expected.append((found & true).sum() / (found | true).sum() if (found | true).any() else 1.0)
+        assert result["per_case"]["iou"] == pytest.approx(expected)
+        before = read_json(finished[0].path("cells", "segmenter-fold0.json"))["per_case"]["iou"]
+        assert result["per_case"]["iou"] != pytest.approx(before)
+        alone = predictor.predict(arrays.images)["mask"][..., 0]
+        np.testing.assert_allclose(grid.lesion_maps(masking_cell), 255 * alone, atol=0.51)
+
     def test_only_masking_asks_the_segmenter_for_maps_of_all_cases(
         self, finished, phantoms, tiny, tmp_path, monkeypatch
     ):
@@ -514,6 +556,8 @@ class TestBinding:
             split_file=str(finished[0].path("splits.json")),
             subgroups=("symmetry",),
             external=(str(other),),
+            segmenter_flips="vertical",
+            segmenter_postprocessing=("fill_holes",),
         )
         return run_comparison(changed, folder / "run", say=lambda line: None)
 
@@ -531,6 +575,7 @@ class TestBinding:
             "lesion_area on clinic",
         }
         assert sum(map(sum, rows["plain on clinic"]["confusion"])) == 16
+        assert rows["segmenter on clinic"]["settings"] == {"flips": "vertical", "postprocessing": ["fill_holes"]}
         assert bound.path("external", "clinic", "plain", "predictions.csv").exists()
         assert rows["plain on clinic"].get("subgroups", {}) == {}, "a column that isn't there is no mistake"
 

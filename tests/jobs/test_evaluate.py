@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from scipy import ndimage
 
 from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.errors import DataError, RunError, UserError
+from tfseg.export.predictor import load_predictor
 from tfseg.jobs.evaluate import evaluate_model
+from tfseg.layers.outputs import ClassProbabilities
 from tfseg.run import Run, read_json
 
 
@@ -86,6 +91,47 @@ class TestFormats:
         trained = pd.read_csv(run.path("predictions", "soft_mask.csv")).set_index("id")
         ours = predictions(evaluated["keras"]).loc[trained.index]
         np.testing.assert_allclose(ours["prob_benign"], trained["prob_benign"], atol=1e-4)
+
+
+class TestMasks:
+    """Flips and post-processing are for the scores of masks."""
+
+    OPTIONS = {"flips": "horizontal", "postprocessing": ("largest_component",)}
+
+    @pytest.mark.parametrize("name", ["saved_model", "litert"])
+    def test_by_hand(self, evaluated, exported, phantoms, model_images, tmp_path, name):
+        model = exported[0]["files"]["float32" if name == "litert" else name]
+        lines: list[str] = []
+        run = evaluate_model(model, phantoms, tmp_path / "out", **self.OPTIONS, say=lines.append)
+        ids = predictions(run).index
+        predictor, images = load_predictor(model), model_images(ids)
+        plain, mirrored = (predictor.predict(values)["mask"][..., 0] for values in (images, images[:, :, ::-1]))
+        expected = []
+        for case, found in zip(ids, (plain + mirrored[:, :, ::-1]) / 2 >= 0.5, strict=True):
+            parts, count = ndimage.label(found, np.ones((3, 3)))
+            sizes = [(parts == number).sum() for number in range(1, count + 1)]
+            found = parts == 1 + int(np.argmax(sizes)) if sizes else found
+            true = np.asarray(Image.open(phantoms / "masks" / f"{case}.png")) > 0
+            expected.append((found & true).sum() / (found | true).sum() if (found | true).any() else 1.0)
+        row = rows(run)["segmenter"]
+        assert row["metrics"]["iou"]["mean"] == pytest.approx(np.mean(expected), abs=1e-4)
+        before = rows(evaluated[name])["segmenter"]["metrics"]["iou"]["mean"]
+        assert row["metrics"]["iou"]["mean"] != pytest.approx(before, abs=1e-4)
+        assert row["settings"] == {"flips": "horizontal", "postprocessing": ["largest_component"]}
+        pd.testing.assert_frame_equal(predictions(run), predictions(evaluated[name]))
+        assert rows(run)["model"] == rows(evaluated[name])["model"]
+        with pytest.raises(RunError, match="flips"):
+            evaluate_model(model, phantoms, tmp_path / "out", say=quiet)
+
+    def test_a_model_without_a_mask(self, phantoms, tmp_path):
+        image = keras.Input((16, 16, 3), name="image")
+        logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(image))
+        model = keras.Model(image, {"probabilities": ClassProbabilities(("benign", "malignant"))(logits)})
+        model.save(tmp_path / "plain.keras")
+        for name, value in self.OPTIONS.items():
+            with pytest.raises(UserError, match="are for masks, and the model gives probabilities"):
+                evaluate_model(tmp_path / "plain.keras", phantoms, tmp_path / "out", **{name: value}, say=quiet)
+        assert not (tmp_path / "out").exists()
 
 
 class TestParts:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from tfseg.data.cases import Cases, MaskClasses
 from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError, DataError, Paused, RunError, TrainingError
+from tfseg.evaluation.mask_classes import class_means, score_classes
 from tfseg.jobs.label import job as label
 from tfseg.jobs.label.data import divide, file_names, lesion_value, pixel_weights, upright_size
 from tfseg.jobs.label.job import label_masks, weighted
@@ -162,6 +164,17 @@ class TestFolder:
         weights = [float(word) for word in option.removeprefix("class_weights=").split(",")]
         assert len(weights) == 3 and weights[0] == min(weights), "the background has the most pixels"
         assert lines[-1] == report["text"] and "nucleus" in report["text"]
+
+    def test_the_scores_of_the_classes_are_those_of_the_maps(self, labelled, phantom_cells):
+        run, folder, _, _ = labelled
+        cases = load_cases(folder)
+        given = cases.subset(np.flatnonzero(cases.has_mask))
+        validation = given.subset(np.flatnonzero(given.table["id"].isin(read_json(run.path("splits.json"))[0]["val"])))
+        model = keras.saving.load_model(run.path("models", "segmenter.keras"), compile=False)
+        maps = model.predict(load_arrays(validation, SIZE).images / np.float32(255), verbose=0)["mask"]
+        for name, scores in class_means(score_classes(validation, maps)).items():
+            found = read_json(run.path("labelling.json"))["validation"]["classes"][name]
+            assert found["iou"] == pytest.approx(scores["iou"], abs=2e-3)
 
     def test_the_list(self, labelled):
         run, _, _, _ = labelled
@@ -322,6 +335,78 @@ class TestBinary:
         assert upright_size(binary / row["image"]) == (32, 20)
         run = go(binary)
         assert Image.open(run.folder / rows_of(run.path("labels.csv"))[20]["mask"]).size == (20, 32)
+
+
+class TestFlipsAndPostprocessing:
+    """A network that sees what is dark as lesion, a pixel to the right of where it is."""
+
+    @pytest.fixture
+    def shifting(self, monkeypatch):
+        def train(config, arrays, split, sitting):
+            image = keras.Input((SIZE, SIZE, 3))
+            lesion = keras.layers.Conv2D(1, (1, 3), padding="same")
+            model = keras.Model(image, lesion(image))
+            kernel = np.zeros((1, 3, 3, 1), np.float32)
+            kernel[0, 0] = -7.0
+            lesion.set_weights([kernel, np.array([11.0], np.float32)])
+            history = {"epoch": [1], "seconds": [0.1], "val_iou": [0.5]}
+            return segmentation_graph(model, arrays.mask_classes, config.resize), pd.DataFrame(history), ""
+
+        monkeypatch.setattr(label, "train_segmenter", train)
+
+    def shifted(self, images: np.ndarray) -> np.ndarray:
+        """The network by hand: what lies beyond the left border counts as black."""
+        left = np.concatenate([np.zeros_like(images[:, :, :1]), images[:, :, :-1]], axis=2)
+        return 1 / (1 + np.exp(7 * left.sum(-1) - 11))
+
+    def test_masks_by_hand(self, go, shifting, binary):
+        rows = rows_of(binary / "labels.csv")[GIVEN:]
+        images = np.stack([np.asarray(Image.open(binary / row["image"])) for row in rows]) / 255
+        mean = (self.shifted(images) + self.shifted(images[:, :, ::-1])[:, :, ::-1]) / 2
+        steps = ("fill_holes", "largest_component")
+        runs = {
+            "plain": go(binary, "plain"),
+            "flips": go(binary, "flips", segmenter_flips="horizontal"),
+            "cleaned": go(binary, "cleaned", segmenter_flips="horizontal", segmenter_postprocessing=steps),
+        }
+        masks = {
+            name: np.stack(
+                [np.asarray(Image.open(run.folder / row["mask"])) for row in rows_of(run.path("labels.csv"))]
+            )
+            for name, run in runs.items()
+        }
+        masks = {name: values[GIVEN:] > 0 for name, values in masks.items()}
+        np.testing.assert_array_equal(masks["plain"], self.shifted(images) >= 0.5)
+        np.testing.assert_array_equal(masks["flips"], mean >= 0.5)
+        assert (masks["plain"] != masks["flips"]).any() and (masks["cleaned"] != masks["flips"]).any()
+        for found, before in zip(masks["cleaned"], masks["flips"], strict=True):
+            contours, _ = cv2.findContours(before.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            parts = [cv2.drawContours(np.zeros_like(before, np.uint8), [line], -1, 1, -1) for line in contours]
+            assert found.sum() == max(part.sum() for part in parts)
+            assert any((found == part).all() for part in parts)
+        listed = rows_of(runs["cleaned"].path("review.csv"))
+        assert not any("several parts" in row["reasons"] for row in listed)
+        assert any("several parts" in row["reasons"] for row in rows_of(runs["flips"].path("review.csv")))
+        confidence = {row["id"]: float(row["confidence"]) for row in listed}
+        for row, p, b in zip(rows, mean, masks["cleaned"], strict=True):
+            assert confidence[Path(row["image"]).stem] == pytest.approx(2 * p[b].sum() / (p.sum() + b.sum()), abs=1e-4)
+
+    def test_the_validation_masks_are_scored_as_the_others_are_drawn(self, go, shifting, binary):
+        run = go(binary, segmenter_postprocessing=("largest_component",))
+        validation = read_json(run.path("splits.json"))[0]["val"]
+        rows = {Path(row["image"]).stem: row for row in rows_of(binary / "labels.csv")}
+        overlaps = []
+        for name in validation:
+            image = np.asarray(Image.open(binary / rows[name]["image"]))[None] / 255
+            true = np.asarray(Image.open(binary / rows[name]["mask"])) > 0
+            found = (self.shifted(image)[0] >= 0.5).astype(np.uint8)
+            _, parts, facts, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
+            found = parts == 1 + facts[1:, cv2.CC_STAT_AREA].argmax()
+            overlaps.append((true & found).sum() / (true | found).sum())
+        report = read_json(run.path("labelling.json"))["validation"]
+        assert report["lesion"]["iou"] == pytest.approx(np.mean(overlaps))
+        assert report["classes"]["lesion"]["iou"] == pytest.approx(np.mean(overlaps))
+        assert read_json(run.path("cells", "segmenter-fold0.json"))["iou"] == pytest.approx(overlaps)
 
 
 class TestMistakes:

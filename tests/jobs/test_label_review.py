@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tfseg.data.cases import Cases, MaskClasses
+from tfseg.evaluation.postprocess import class_mask
 from tfseg.jobs.label.review import (
     MaskFacts,
     Usual,
@@ -20,13 +21,18 @@ from tfseg.jobs.label.review import (
     review_order,
     scores_by_class,
     usual,
-    winners,
 )
 
 CELL = MaskClasses(("background", "cytoplasm", "nucleus"), ("cytoplasm", "nucleus"), 255)
 ONE = {"cytoplasm": 1, "nucleus": 1, "*": 1}
 PLAIN = MaskFacts(share=0.3, components=ONE, on_frame=False)
 KNOWN = Usual(0.8, ONE, 0.0, (float(np.log(0.3 / 0.7)), 0.25), (0.2, 0.4), ("cytoplasm", "nucleus"), True)
+
+
+def confidence(probabilities: np.ndarray) -> float:
+    """Of the mask without post-processing."""
+    classes = CELL if probabilities.shape[-1] == 3 else MaskClasses()
+    return mask_confidence(probabilities, class_mask(probabilities, classes))
 
 
 def cases(classes: MaskClasses = CELL) -> Cases:
@@ -36,26 +42,26 @@ def cases(classes: MaskClasses = CELL) -> Cases:
 class TestConfidence:
     def test_one_channel_by_hand(self):
         # b = (1, 1, 0, 0): 2 · (0.9 + 0.5) / ((0.9 + 0.5 + 0.4 + 0.2) + 2) = 2.8 / 4
-        assert mask_confidence(np.array([[0.9, 0.5], [0.4, 0.2]])[..., None]) == pytest.approx(0.7)
+        assert confidence(np.array([[0.9, 0.5], [0.4, 0.2]])[..., None]) == pytest.approx(0.7)
 
     def test_classes_by_hand(self):
         pixels = [[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.0, 0.3, 0.7], [1.0, 0.0, 0.0]]
         # cytoplasm: 2 · 0.8 / (1.4 + 1); nucleus: 2 · 0.7 / (0.9 + 1)
         expected = (1.6 / 2.4 + 1.4 / 1.9) / 2
-        assert mask_confidence(np.array(pixels).reshape(2, 2, 3)) == pytest.approx(expected)
+        assert confidence(np.array(pixels).reshape(2, 2, 3)) == pytest.approx(expected)
 
     def test_a_class_that_nowhere_wins_does_not_count(self):
         pixels = [[0.1, 0.8, 0.1], [0.6, 0.2, 0.2]]
-        assert mask_confidence(np.array(pixels).reshape(1, 2, 3)) == pytest.approx(1.6 / 2.0)
+        assert confidence(np.array(pixels).reshape(1, 2, 3)) == pytest.approx(1.6 / 2.0)
 
     def test_certain_is_one_and_empty_tells_how_near_a_lesion_was(self):
         certain = np.zeros((4, 4, 1))
-        assert mask_confidence(certain) == 1.0
+        assert confidence(certain) == 1.0
         certain[1:3, 1:3] = 1.0
-        assert mask_confidence(certain) == 1.0
-        assert mask_confidence(np.full((2, 2, 1), 0.4)) == pytest.approx(0.6)
+        assert confidence(certain) == 1.0
+        assert confidence(np.full((2, 2, 1), 0.4)) == pytest.approx(0.6)
         # The two classes' 0.25 and 0.2 together are the lesion's probability.
-        assert mask_confidence(np.array([[[0.55, 0.25, 0.2]]])) == pytest.approx(0.55)
+        assert confidence(np.array([[[0.55, 0.25, 0.2]]])) == pytest.approx(0.55)
 
     def test_it_is_the_dice_that_drawn_masks_have(self):
         rng = np.random.default_rng(0)
@@ -63,12 +69,14 @@ class TestConfidence:
         b = p >= 0.5
         drawn = rng.random((200, 64, 64)) < p
         dice = 2 * (drawn & b).sum((1, 2)) / (drawn.sum((1, 2)) + b.sum())
-        assert mask_confidence(p[..., None]) == pytest.approx(dice.mean(), abs=2e-3)
+        assert confidence(p[..., None]) == pytest.approx(dice.mean(), abs=2e-3)
 
-
-def test_winners():
-    assert winners(np.array([[[0.5], [0.49]]])).tolist() == [[1, 0]]
-    assert winners(np.array([[[0.2, 0.3, 0.5], [0.4, 0.35, 0.25]]])).tolist() == [[2, 0]]
+    def test_of_a_mask_that_was_cleaned(self):
+        # The fourth pixel is taken away, and its probability still counts: 2 · 1.5 / (2.3 + 2) not 2 · 2.2 / 5.3.
+        probabilities = np.array([[[0.8], [0.7], [0.1], [0.7]]])
+        assert confidence(probabilities) == pytest.approx(4.4 / 5.3)
+        cleaned = class_mask(probabilities, MaskClasses(), ("largest_component",))
+        assert mask_confidence(probabilities, cleaned) == pytest.approx(3.0 / 4.3)
 
 
 def test_facts_of_a_mask():

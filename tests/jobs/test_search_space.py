@@ -97,6 +97,7 @@ def test_wrong_words(word, message):
         (PLAIN, ["deterministic=true,false"], {}, "no setting of the training"),
         (PLAIN, ["cross_entropy_share"], {}, "no effect on plain"),
         (PLAIN, ["segmenter_width"], {}, "--part segmenter"),
+        (PLAIN, ["segmenter_flips=none,both"], {"part": "segmenter"}, "judged by its training"),
         (PLAIN, ["dropout"], {"part": "segmenter"}, "no effect on the segmenter"),
         (PLAIN, ["dropout"], {"objective": "val_iou"}, "one of val_balanced_accuracy"),
         (PLAIN, ["momentum"], {"part": "segmenter", "objective": "val_accuracy"}, "one of val_iou"),

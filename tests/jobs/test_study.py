@@ -73,6 +73,8 @@ def test_the_folder_holds_every_record(studied):
     assert run.finished and "times group_across_parts, because this study splits image by image" in told
     for name in ("config.json", "environment.json", "data.json", "splits.json", "history.csv", "table.md"):
         assert run.path(name).is_file(), name
+    headings = [line for line in run.path("table.md").read_text("utf-8").splitlines() if line.startswith("## ")]
+    assert len(set(headings)) == len(headings) > 4
     assert {path.name for path in run.path("figures").iterdir()} == {
         "comparison.png",
         "curves.png",
@@ -209,12 +211,12 @@ def test_rows_need_names_of_their_own(phantoms, tiny, tmp_path):
         run_study(settings(tiny, phantoms), (ROWS[0], replace(ROWS[1], name="all_foreground")), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("name", "count"), [("ebhi", 10), ("melanoma", 5)])
+@pytest.mark.parametrize(("name", "count"), [("ebhi", 13), ("melanoma", 6)])
 def test_the_experiments_rows_can_be_built(name, count):
     """Of every preset: each row's settings exist, and its loss and network take its options."""
     script = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / f"{name}.py"))
     for preset, config in {"ebhi": EBHI_PRESETS, "melanoma": MELANOMA_PRESETS}[name].items():
-        rows = script["study_rows"]() if name == "ebhi" else script["study_rows"](preset)
+        rows = script["study_rows"](pretrained=True) if name == "ebhi" else script["study_rows"](preset)
         assert len(rows) == count and len({row.name for row in rows}) == count
         for row in rows:
             own = row.config(replace(config, data="d"))
@@ -225,7 +227,7 @@ def test_the_experiments_rows_can_be_built(name, count):
 
 @pytest.mark.parametrize(
     ("name", "words", "count"),
-    [("ebhi", ("--split", "patient", "--runs", "2"), 20), ("melanoma", ("--cross-validation", "2"), 10)],
+    [("ebhi", ("--split", "patient", "--runs", "2"), 22), ("melanoma", ("--cross-validation", "2"), 12)],
 )
 def test_an_experiment_from_its_command_line(phantoms, tmp_path, monkeypatch, name, words, count):
     """A part of it that needs no training: every row's settings are checked, and the split is drawn."""

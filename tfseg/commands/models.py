@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tfseg.commands.arguments import Data, Model, Positional, command_line
+from tfseg.config import Flips, Postprocessing
 from tfseg.errors import UserError
 from tfseg.quiet import import_tensorflow
 
@@ -37,6 +38,12 @@ class Evaluate:
     """JSON file {"their class": "our class" or null}; null leaves a class out."""
     subgroups: tuple[str, ...] = ()
     """Columns by which the scores are broken down."""
+    flips: Flips | None = None
+    """Mirror images (left–right, up–down; both: these and both at once) whose maps are averaged with the image's own,
+    for the scores of masks; what a classifier decides stays that of the image alone. Default: a run's own, else
+    none."""
+    postprocessing: tuple[Postprocessing, ...] | None = None
+    """What is done to the masks that are scored, in this order. Default: a run's own, else nothing."""
     allow: tuple[str, ...] = ()
     """Kinds of data errors to go on with."""
 
@@ -54,6 +61,8 @@ class Evaluate:
             allow=self.allow,
             class_map=self.class_map,
             subgroups=self.subgroups,
+            flips=self.flips,
+            postprocessing=self.postprocessing,
             command=command_line(),
         )
         return 0
@@ -78,6 +87,11 @@ class Predict:
     """Images at a time."""
     overlays: bool = True
     """Whether to draw an overlay of every image."""
+    flips: Flips = "none"
+    """Mirror images (left–right, up–down; both: these and both at once) whose maps are averaged with the image's own,
+    for the masks that are written; classes and saliency stay those of the image alone."""
+    postprocessing: tuple[Postprocessing, ...] = ()
+    """What is done to the masks that are written, in this order: keep the lesion's largest part, fill its holes."""
 
     def run(self) -> int:
         import_tensorflow()
@@ -85,7 +99,15 @@ class Predict:
 
         if not self.images:
             raise UserError("give at least one image file or folder")
-        summary = predict_folder(self.model, self.images, self.out, self.batch_size, self.overlays)
+        summary = predict_folder(
+            self.model,
+            self.images,
+            self.out,
+            self.batch_size,
+            self.overlays,
+            flips=self.flips,
+            postprocessing=self.postprocessing,
+        )
         for problem in summary["problems"]:
             print(f"warning: left out {problem}", file=sys.stderr)
         counts = ", ".join(f"{name} {count}" for name, count in summary["predicted"].items())

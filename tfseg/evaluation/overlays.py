@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TRUE_COLOUR = "#00E08A"
 PREDICTED_COLOUR = "#FF4FD8"
 LESION_COLOUR = "#5CFFCF"
+# Of a mask's classes, without the background.
+CLASS_COLOURS = ("#00E08A", "#FFD23F", "#FF4FD8", "#4FC3FF")
 DASHES = (0, (3.5, 1.2))
 
 
@@ -69,6 +71,48 @@ def segmentation_overlays(
     if true is not None:
         handles.insert(0, Line2D([], [], color="#00A868", linewidth=2, label="true"))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return write_png(figure, path)
+
+
+def class_overlays(
+    images: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    path: str | Path,
+    titles: Sequence[str] | None = None,
+) -> Path:
+    """One column per image and one row per kind of mask, with the outlines of the mask's classes in their colours.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        masks: kind, such as ``"true"``, → class indices (N, H, W); other values, such as 255, are in no class.
+        names: of the classes, the background first, which has no outline.
+        path: PNG to write.
+        titles: N texts, above the columns.
+
+    Raises:
+        ValueError: when the shapes do not fit.
+    """
+    from matplotlib.lines import Line2D
+
+    images = _images(images)
+    masks = {kind: _maps(values, images, f"masks[{kind!r}]") for kind, values in masks.items()}
+    height = 2.2 * images.shape[1] / images.shape[2]
+    figure = new_figure(2.2 * len(images) + 0.4, height * len(masks) + 0.9)
+    panels = figure.subplots(len(masks), len(images), squeeze=False)
+    for row, (kind, values) in zip(panels, masks.items(), strict=True):
+        row[0].set_ylabel(kind, fontsize=10)
+        for panel, image, mask in zip(row, images, values, strict=True):
+            _show(panel, image)
+            for value in range(1, len(names)):
+                _outline(panel, mask == value, CLASS_COLOURS[(value - 1) % len(CLASS_COLOURS)])
+    for panel, title in zip(panels[0], titles or (), strict=False):
+        panel.set_title("\n".join(wrapped(line, 28) for line in title.split("\n")), fontsize=9)
+    handles = [
+        Line2D([], [], color=CLASS_COLOURS[at % len(CLASS_COLOURS)], linewidth=2, label=wrapped(name, 34))
+        for at, name in enumerate(names[1:])
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return write_png(figure, path)
 
 

@@ -7,8 +7,17 @@ from typing import Literal
 
 import numpy as np
 
+from tfseg.config import Flips
+from tfseg.data.cases import MaskClasses
+
 Threshold = float | Literal["otsu"]
-FLIPS: dict[str, tuple[int, ...]] = {"none": (), "horizontal": (2,), "vertical": (1,), "both": (1, 2)}
+# The axes of (B, H, W, C) along which each of the averaged images is mirrored; the image itself comes first.
+FLIPS: Mapping[Flips, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (2,)),
+    "vertical": ((), (1,)),
+    "both": ((), (2,), (1,), (1, 2)),
+}
 
 
 def otsu_threshold(probability: np.ndarray, valid: np.ndarray | None = None) -> float:
@@ -96,10 +105,7 @@ def binarise(
     """
     check_binarisation(threshold, postprocessing)
     level = otsu_threshold(probability, valid) if threshold == "otsu" else threshold
-    mask = np.asarray(probability) >= level
-    for name in postprocessing:
-        mask = POSTPROCESSING[name](mask)
-    return mask
+    return _cleaned(np.asarray(probability) >= level, postprocessing)
 
 
 def check_binarisation(threshold: Threshold, postprocessing: Sequence[str] = ()) -> None:
@@ -110,33 +116,69 @@ def check_binarisation(threshold: Threshold, postprocessing: Sequence[str] = ())
         raise ValueError(f"`postprocessing` must hold names out of {list(POSTPROCESSING)}, received {postprocessing!r}")
 
 
-def flip_average(
-    predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, flips: Sequence[str] = tuple(FLIPS)
-) -> np.ndarray:
+def class_mask(probabilities: np.ndarray, mask_classes: MaskClasses, postprocessing: Sequence[str] = ()) -> np.ndarray:
+    """The class of every pixel: with one channel the lesion from 0.5 on, else the most probable class.
+
+    Post-processing looks at the lesion, the union of its classes. A pixel that it takes from the lesion gets its most
+    probable class outside of the lesion, one that it adds its most probable lesion class.
+
+    Args:
+        probabilities: (H, W, C) in [0, 1], the mask's channels.
+        mask_classes: what the channels are.
+        postprocessing: names out of `POSTPROCESSING`, applied in this order.
+
+    Returns:
+        Class indices, uint8 (H, W).
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    probabilities = np.asarray(probabilities)
+    if mask_classes.channels == 1:
+        return binarise(probabilities[..., 0], postprocessing=postprocessing).astype(np.uint8)
+    check_binarisation(0.5, postprocessing)
+    classes = probabilities.argmax(-1).astype(np.uint8)
+    lesion = np.array(mask_classes.lesion_channels)
+    other = np.setdiff1d(np.arange(mask_classes.channels), lesion)
+    before = np.isin(classes, lesion)
+    after = _cleaned(before, postprocessing)
+    for changed, allowed in ((before & ~after, other), (after & ~before, lesion)):
+        classes[changed] = allowed[probabilities[changed][:, allowed].argmax(-1)]
+    return classes
+
+
+def flip_average(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, flips: Flips = "both") -> np.ndarray:
     """Test-time augmentation: the mean of the maps of an image and its mirror images, each mirrored back.
 
     Args:
-        predict: images (B, H, W, 3) → maps (B, H, W, C), such as a mask's probabilities.
+        predict: images (B, H, W, 3) → maps (B, H, W, C), such as a mask's probabilities. It is called once for each of
+            the averaged images, for those as they are first.
         images: (B, H, W, 3), of any type that `predict` takes.
-        flips: names out of `FLIPS`, each of which costs one prediction.
+        flips: ``"horizontal"`` averages the image and its left–right mirror image, ``"vertical"`` the image and its
+            up–down one, ``"both"`` these three and the image mirrored both ways, ``"none"`` takes the image alone.
 
     Returns:
         float32 (B, H, W, C).
 
     Raises:
-        ValueError: an unknown name or none, or maps that don't have the images' height and width.
+        ValueError: unknown flips, or maps that don't have the images' height and width.
     """
-    if not flips or isinstance(flips, str) or not set(flips) <= set(FLIPS):
-        raise ValueError(f"`flips` must hold names out of {list(FLIPS)}, received {flips!r}")
+    if flips not in FLIPS:
+        raise ValueError(f"`flips` must be one of {list(FLIPS)}, received {flips!r}")
     images = np.asarray(images)
-    total = None
-    for name in flips:
-        maps = np.asarray(predict(np.ascontiguousarray(np.flip(images, FLIPS[name]))), np.float32)
+    total = np.float32(0.0)
+    for axes in FLIPS[flips]:
+        maps = np.asarray(predict(np.ascontiguousarray(np.flip(images, axes))), np.float32)
         if maps.ndim != 4 or maps.shape[:3] != images.shape[:3]:
             raise ValueError(f"`predict` must give (B, H, W, C) for images {images.shape}, it gave {maps.shape}")
-        maps = np.flip(maps, FLIPS[name])
-        total = maps.copy() if total is None else total + maps
-    return total / len(flips)
+        total = total + np.flip(maps, axes)
+    return total / np.float32(len(FLIPS[flips]))
+
+
+def _cleaned(mask: np.ndarray, postprocessing: Sequence[str]) -> np.ndarray:
+    for name in postprocessing:
+        mask = POSTPROCESSING[name](mask)
+    return mask
 
 
 def _checked_map(probability: np.ndarray) -> np.ndarray:

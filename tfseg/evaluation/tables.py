@@ -61,6 +61,8 @@ SEGMENTATION_COLUMNS = (
     *("dice", "iou", "pixel_accuracy", "pixel_precision", "pixel_recall", "pixel_specificity"),
     # Of a study: at the network's own size, and with other thresholds.
     *("dice_model_size", "iou_model_size", "iou_chosen", "iou_otsu"),
+    # Of masks with several classes, and what a labelling knows of its own.
+    *("mean_iou", "spearman", "check_first_iou", "others_iou"),
 )
 CLASSIFICATION_COLUMNS = (
     "accuracy",

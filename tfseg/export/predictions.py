@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from tfseg.config import Flips
 from tfseg.data.decode import restore_map
 from tfseg.errors import DataError, Problem, UserError
 from tfseg.evaluation.classification import FIXED_COLUMNS, predictions_table
+from tfseg.evaluation.postprocess import class_mask
 from tfseg.export.overlays import draw_overlay, write_png
 from tfseg.export.predictor import load_predictor
 from tfseg.layers.outputs import ModelInfo
@@ -17,7 +19,6 @@ from tfseg.progress import progress_bar
 from tfseg.run import Run, recorded_path, written_whole
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-MASK_THRESHOLD = 0.5
 
 
 def find_images(images: Iterable[str | Path]) -> dict[str, Path]:
@@ -67,6 +68,8 @@ def predict_folder(
     out: str | Path,
     batch_size: int = 16,
     overlays: bool = True,
+    flips: Flips = "none",
+    postprocessing: Sequence[str] = (),
 ) -> dict:
     """Predict files and folders of images and write down what came out.
 
@@ -81,29 +84,34 @@ def predict_folder(
         out: a new or empty folder, or that of the same prediction before, which is written again.
         batch_size: images per call of the model.
         overlays: whether to draw.
+        flips: mirror images over which masks are averaged, see `tfseg.evaluation.postprocess.flip_average`.
+        postprocessing: what is done to masks then, see `tfseg.evaluation.postprocess.class_mask`.
 
     Returns:
         ``images`` (number predicted), ``abstained``, ``predicted`` (class to number), ``problems``
         (list of `Problem`: the files that could not be read), ``out``.
 
     Raises:
-        UserError: when the model or an image path is missing or `out` belongs to something else; a `DataError`
-            when no file at all could be read.
+        UserError: when the model or an image path is missing, `out` belongs to something else, or flips or
+            post-processing are asked of a model without a mask; a `DataError` when no file at all could be read.
     """
     images = [images] if isinstance(images, str | Path) else list(images)
     files = find_images(images)
     predictor = load_predictor(model_path)
     info = predictor.info
+    predictor.check_masks(flips, postprocessing)
     given = [recorded_path(path) for path in images]
-    run = Run.open(out, {"experiment": "predict", "model": recorded_path(model_path), "images": given})
+    record = {"experiment": "predict", "model": recorded_path(model_path), "images": given}
+    run = Run.open(out, record | mask_settings(flips, postprocessing))
     names = {path: name for name, path in files.items()}
     done: list[Path] = []
     probabilities: list[np.ndarray] = []
     with progress_bar(f"predicting {len(files)} images", len(files)) as advance:
-        for path, outputs, original in predictor.predict_files(files.values(), batch_size, advance, "collect"):
+        predicted = predictor.predict_files(files.values(), batch_size, advance, "collect", flips)
+        for path, outputs, original in predicted:
             done.append(path)
             probabilities.append(outputs.get("probabilities", np.zeros(0, np.float32)))
-            _write_pictures(run, info, names[path], outputs, original, overlays)
+            _write_pictures(run, info, names[path], outputs, original, overlays, postprocessing)
     _write_problems(run, predictor.problems)
     if not done:
         raise DataError(predictor.problems, where=f"the {len(files)} images")
@@ -117,6 +125,12 @@ def predict_folder(
         "problems": predictor.problems,
         "out": run.folder,
     }
+
+
+def mask_settings(flips: Flips, postprocessing: Sequence[str]) -> dict:
+    """What records keep of how masks were made; nothing where they are the model's own."""
+    settings = {"flips": flips, "postprocessing": list(postprocessing)}
+    return settings if flips != "none" or postprocessing else {}
 
 
 def _table(ids: list[str], paths: list[Path], probabilities: np.ndarray, info: ModelInfo):
@@ -139,7 +153,15 @@ def _write_problems(run: Run, problems: list[Problem]) -> None:
             pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
-def _write_pictures(run: Run, info: ModelInfo, name: str, outputs: dict, original: np.ndarray, overlays: bool) -> None:
+def _write_pictures(
+    run: Run,
+    info: ModelInfo,
+    name: str,
+    outputs: dict,
+    original: np.ndarray,
+    overlays: bool,
+    postprocessing: Sequence[str],
+) -> None:
     maps = {
         key: restore_map(outputs[key], *original.shape[:2], info.resize)
         for key in ("mask", "saliency")
@@ -147,13 +169,13 @@ def _write_pictures(run: Run, info: ModelInfo, name: str, outputs: dict, origina
     }
     lesion = None
     if "mask" in maps:
-        lesion = maps["mask"][..., list(info.mask_classes.lesion_channels)].sum(-1)
-        binary = info.mask_classes.channels == 1
-        mask = (lesion >= MASK_THRESHOLD) * 255 if binary else maps["mask"].argmax(-1)
-        write_png(run.path("masks", f"{name}.png"), mask.astype(np.uint8))
+        known = info.mask_classes
+        classes = class_mask(maps["mask"], known, postprocessing)
+        write_png(run.path("masks", f"{name}.png"), classes * np.uint8(255 if known.channels == 1 else 1))
+        lesion = np.isin(classes, [known.names.index(entry) for entry in known.lesion])
     if overlays:
         saliency = maps["saliency"][..., 0] if "saliency" in maps else None
-        picture = draw_overlay(original, lesion, saliency, _caption(info, outputs), MASK_THRESHOLD)
+        picture = draw_overlay(original, lesion, saliency, _caption(info, outputs))
         write_png(run.path("overlays", f"{name}.png"), picture)
 
 

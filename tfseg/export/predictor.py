@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from tfseg.config import Flips
 from tfseg.data.decode import decode_image, resize_image, to_model_input
 from tfseg.data.ingest import image_bytes
 from tfseg.errors import Problem, UserError
+from tfseg.evaluation.postprocess import flip_average
 from tfseg.export.mobile import read_litert_info
 from tfseg.export.serving import CARD_FILE, read_model_card
 from tfseg.layers.outputs import ModelInfo, model_info
@@ -30,11 +32,13 @@ class Predictor:
         self.info = info
         self.problems: list[Problem] = []
 
-    def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def predict(self, images: np.ndarray, flips: Flips = "none") -> dict[str, np.ndarray]:
         """Predict a batch.
 
         Args:
             images: uint8 (B, S, S, 3) at the model's size, as `tfseg.data.decode.resize_image` gives them.
+            flips: mirror images over which ``mask`` is averaged, see `flip_average`; the other outputs are those of the
+                images as they are.
 
         Returns:
             float32 arrays: those of ``probabilities`` (B, classes), ``mask`` (B, S, S, C), ``saliency``
@@ -42,13 +46,38 @@ class Predictor:
 
         Raises:
             ValueError: on images of another type or shape.
+            UserError: flips, and a model without a mask.
         """
+        self.check_masks(flips)
         images = np.asarray(images)
         size = self.info.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(
                 f"`images` must be uint8 (batch, {size}, {size}, 3), received {images.dtype} {images.shape}"
             )
+        passes = []
+
+        def mask_of(mirrored: np.ndarray) -> np.ndarray:
+            passes.append(self._named(mirrored))
+            return passes[-1]["mask"]
+
+        if flips == "none":
+            return self._named(images)
+        mask = flip_average(mask_of, images, flips)
+        return {**passes[0], "mask": mask}
+
+    def check_masks(self, flips: Flips = "none", postprocessing: Sequence[str] = ()) -> None:
+        """Refuse what is done to masks of a model that has none.
+
+        Raises:
+            UserError: flips or post-processing, and a model without a mask.
+        """
+        if "mask" not in self.info.outputs and (flips != "none" or postprocessing):
+            raise UserError(
+                f"flips and post-processing are for masks, and the model gives {', '.join(self.info.outputs)}"
+            )
+
+    def _named(self, images: np.ndarray) -> dict[str, np.ndarray]:
         outputs = self._outputs(images)
         return {name: np.asarray(outputs[name]) for name in self.info.outputs if name in outputs}
 
@@ -61,6 +90,7 @@ class Predictor:
         batch_size: int = 16,
         progress: Callable[[int], object] | None = None,
         on_error: str = "raise",
+        flips: Flips = "none",
     ) -> Iterator[tuple[Path, dict[str, np.ndarray], np.ndarray]]:
         """Predict image files of any format and size, EXIF rotation applied.
 
@@ -70,6 +100,7 @@ class Predictor:
             progress: called with the number of files done since the last call.
             on_error: ``"raise"``, or ``"collect"`` to go on without the unreadable files and keep them in
                 `problems`.
+            flips: see `predict`.
 
         Yields:
             ``(path, outputs, original)`` in the order of `paths`: the outputs of this one image, without a batch
@@ -83,9 +114,9 @@ class Predictor:
         if on_error not in ("raise", "collect"):
             raise ValueError(f"`on_error` must be 'raise' or 'collect', received {on_error!r}")
         self.problems = []
-        return self._predicted(list(map(Path, paths)), batch_size, progress or (lambda done: None), on_error)
+        return self._predicted(list(map(Path, paths)), batch_size, progress or (lambda done: None), on_error, flips)
 
-    def _predicted(self, paths, batch_size, progress, on_error):
+    def _predicted(self, paths, batch_size, progress, on_error, flips):
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
             originals = {}
@@ -99,7 +130,7 @@ class Predictor:
                     self.problems.append(Problem(kind, str(path), message))
             if originals:
                 resized = [resize_image(image, self.info.image_size, self.info.resize) for image in originals.values()]
-                outputs = self.predict(np.stack(resized))
+                outputs = self.predict(np.stack(resized), flips)
                 for row, (position, original) in enumerate(originals.items()):
                     yield chunk[position], {name: value[row] for name, value in outputs.items()}, original
             progress(len(chunk))
@@ -205,10 +236,13 @@ def load_model(path: str | Path):
     import keras
 
     import tfseg.layers
+    import tfseg.losses
+    import tfseg.metrics
     import tfseg.models
 
-    # A saved layer is found by the name under which its module registered it when it was imported.
-    for package in (tfseg.layers, tfseg.models):
+    # What was saved is found by the name under which its module registered it when it was imported; a segmenter inside
+    # a graph was saved with its loss and metrics.
+    for package in (tfseg.layers, tfseg.losses, tfseg.metrics, tfseg.models):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
     try:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import ComparisonConfig, Flips
 from tfseg.data.batches import CaseArrays, make_batches
 from tfseg.data.cases import Cases
 from tfseg.data.decode import to_model_input
 from tfseg.data.splits import Split
+from tfseg.evaluation.postprocess import flip_average
 from tfseg.evaluation.reliance import reliance
 from tfseg.evaluation.scores import TestScores, localisation_scores
 from tfseg.evaluation.segmentation import score_cases
@@ -26,7 +27,7 @@ from tfseg.metrics.localisation import dilate
 from tfseg.models.classifier import inference_graph
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
-from tfseg.training.segmenter import frozen_maps, given_or_trained, lesion_maps, predict_masks
+from tfseg.training.segmenter import frozen_maps, given_or_trained, lesion_maps
 from tfseg.training.sitting import Sitting
 
 SEGMENTER_ROW = "segmenter"
@@ -90,8 +91,15 @@ class Comparison:
         split = self.splits[cell.fold]
         graph, history, note = given_or_trained(config, self.arrays, split, sitting)
         save_model(graph, self.model_path(cell))
-        maps = lesion_maps(predict_masks(graph, self.arrays, split.test), self.arrays.mask_classes)
-        table = score_cases(self.cases.subset(split.test), maps, resize=config.resize, surfaces=True)
+        masks = averaged_masks(graph, self.arrays, split.test, config.segmenter_flips)
+        maps = lesion_maps(masks, self.arrays.mask_classes)
+        table = score_cases(
+            self.cases.subset(split.test),
+            maps,
+            resize=config.resize,
+            surfaces=True,
+            postprocessing=config.segmenter_postprocessing,
+        )
         write_arrays(self.run, cell, lesion=np.round(255 * maps).astype(np.uint8))
         values = {name: table[name].astype(float).tolist() for name in table.columns if name not in ("id", "label")}
         write_csv(self.run.path("history", f"{cell.key}.csv"), history)
@@ -100,7 +108,8 @@ class Comparison:
             "ids": table["id"].tolist(),
             "per_case": values,
             "validation": {"iou": float(history["val_iou"].max())} if "val_iou" in history else {},
-            "extra": training_facts(history, "val_iou", "max") | model_facts(graph, self.arrays),
+            "extra": training_facts(history, "val_iou", "max")
+            | model_facts(graph, self.arrays, config.segmenter_flips),
         }
 
     def _classifier(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
@@ -164,6 +173,10 @@ def row_model(run: Run, row: str) -> Path:
 
 
 def save_model(model: keras.Model, path: Path) -> None:
+    """Store an inference graph, without the optimizer and the loss with which a model inside of it was trained."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            layer.compiled = False
     with written_whole(path) as temporary:
         model.save(temporary)
 
@@ -198,6 +211,18 @@ def predict_pixels(model, images: np.ndarray, batch_size: int = 32) -> dict[str,
     return model.predict(dataset, verbose=0)
 
 
+def averaged_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray, flips: Flips) -> np.ndarray:
+    """A segmentation graph's masks of chosen cases, the mean over mirror images, float32 (n, S, S, C).
+
+    Args:
+        graph: a segmentation graph.
+        arrays: decoded cases.
+        positions: the cases, (n,).
+        flips: see `flip_average`.
+    """
+    return flip_average(lambda images: predict_pixels(graph, images)["mask"], arrays.images[positions], flips)
+
+
 def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     if history.empty:
         return {"epochs": 0, "train_seconds": 0.0, "seconds_per_epoch": 0.0}
@@ -211,13 +236,16 @@ def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     }
 
 
-def model_facts(model: keras.Model, arrays: CaseArrays) -> dict:
-    """Parameters, and the median time of one image over 20 calls after 3 to warm up."""
+def model_facts(model: keras.Model, arrays: CaseArrays, flips: Flips = "none") -> dict:
+    """Parameters, and the median time of one image with its `flips` over 20 times after 3 to warm up."""
     call = tf.function(lambda image: model(image, training=False))
     image, times = to_model_input(arrays.images[:1]), []
     for _ in range(23):
         started = time.perf_counter()
-        keras.tree.map_structure(lambda value: value.numpy(), call(image))
+        if flips == "none":
+            keras.tree.map_structure(lambda value: value.numpy(), call(image))
+        else:
+            flip_average(lambda images: call(images)["mask"], image.numpy(), flips)
         times.append(time.perf_counter() - started)
     return {"parameters": model.count_params(), "latency_ms": 1000 * float(np.median(times[3:]))}
 

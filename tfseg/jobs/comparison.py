@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.cases import Cases
 from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError
 from tfseg.evaluation.report import write_report
@@ -107,7 +106,7 @@ def _write_results(
         return
     draw_figures(comparison, progress, rows)
     if progress.complete:
-        rows += _tested_elsewhere(run, config, comparison.cases, say)
+        rows += _tested_elsewhere(comparison, say)
     best = best_row(run, [cell for cell in progress.done if cell.row != SEGMENTER_ROW])
     metrics = write_grid_metrics(run, progress, rows, best, record=record, command=command, seconds=seconds)
     write_text(run.path("table.md"), table_markdown(metrics))
@@ -118,9 +117,10 @@ def _write_results(
     say(table_text(metrics))
 
 
-def _tested_elsewhere(run: Run, config: ComparisonConfig, cases: Cases, say: Say) -> list[dict]:
+def _tested_elsewhere(comparison: Comparison, say: Say) -> list[dict]:
     """The rows of every classifier on every external dataset, named "row on data"."""
-    rows: dict[str, dict] = {}
+    run, config, rows = comparison.run, comparison.config, {}
+    masks = {"flips": config.segmenter_flips, "postprocessing": config.segmenter_postprocessing}
     for data in config.external:
         name = external_name(data)
         known = load_cases(data, config.target).table.columns
@@ -135,9 +135,10 @@ def _tested_elsewhere(run: Run, config: ComparisonConfig, cases: Cases, say: Say
                 target=config.target,
                 allow=config.allow,
                 class_map=config.class_map,
-                trained_on=cases,
+                trained_on=comparison.cases,
                 subgroups=subgroups,
                 say=say,
+                **(masks if comparison.segmented else {}),
             )
             for row in read_json(outcome.path("metrics.json"))["rows"]:
                 # Without folds every model holds the same segmenter; with them, the first row's stands for it.

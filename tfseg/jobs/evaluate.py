@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfseg.config import Flips
 from tfseg.data.batches import CaseArrays, load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import check
@@ -18,12 +19,15 @@ from tfseg.data.splits import official_parts, read_split
 from tfseg.errors import ConfigError, DataError, Problem, UserError
 from tfseg.evaluation import figures, overlays
 from tfseg.evaluation.classification import predictions_table
+from tfseg.evaluation.postprocess import binarise
 from tfseg.evaluation.report import write_metrics, write_report
 from tfseg.evaluation.scores import TestScores, localisation_scores, summarise_row
 from tfseg.evaluation.segmentation import score_cases
 from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.evaluation.tables import table_markdown, table_text
+from tfseg.export.predictions import mask_settings
 from tfseg.export.predictor import Predictor, load_predictor
+from tfseg.jobs.cells import SEGMENTER_ROW
 from tfseg.jobs.export import trained_model
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json, write_text, written_whole
@@ -43,6 +47,8 @@ def evaluate_model(
     class_map: str | Path | None = None,
     trained_on: Cases | None = None,
     subgroups: Sequence[str] = (),
+    flips: Flips | None = None,
+    postprocessing: Sequence[str] | None = None,
     command: str = "",
     say=print,
 ) -> Run:
@@ -62,6 +68,10 @@ def evaluate_model(
         trained_on: the training's cases; images that both have are left out. Of a run folder they are found by
             themselves, unless the data is the run's own.
         subgroups: columns by which the scores are broken down.
+        flips: mirror images over which the masks that are scored are averaged, see
+            `tfseg.evaluation.postprocess.flip_average`.
+        postprocessing: what is done to them then, names out of `tfseg.evaluation.postprocess.POSTPROCESSING`. Both
+            None: of a run folder what its own masks were scored with, else none.
         command: for the records.
         say: takes the lines that tell what is going on.
 
@@ -74,6 +84,11 @@ def evaluate_model(
     row, path = trained_model(Run(model), row) if is_run else (row or "model", Path(model))
     predictor = load_predictor(path)
     info = predictor.info
+    own_flips, own_postprocessing = _mask_settings_of(Run(model), row) if is_run else ("none", ())
+    flips = own_flips if flips is None else flips
+    postprocessing = own_postprocessing if postprocessing is None else tuple(postprocessing)
+    predictor.check_masks(flips, postprocessing)
+    settings = mask_settings(flips, postprocessing)
     target = target or (Run(model).config["target"] if is_run else "label")
     cases = load_cases(data, target)
     own = is_run and _is_own(Run(model), cases)
@@ -112,16 +127,17 @@ def evaluate_model(
             "part": part,
             "class_map": recorded_path(class_map) if class_map else None,
             "subgroups": list(subgroups),
+            **settings,
         },
     )
     for warning in warnings:
         say(f"warning: {warning}")
     write_json(run.path("environment.json"), environment(0, cases.fingerprint()))
     arrays = load_arrays(cases, info.image_size, info.resize)
-    outputs = _predict(predictor, arrays)
+    outputs = _predict(predictor, arrays, flips if masked else "none")
     rows = []
     if masked:
-        rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"], subgroups))
+        rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"], subgroups, settings))
     if labelled:
         rows += _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
     path = write_metrics(
@@ -140,6 +156,14 @@ def evaluate_model(
     say(table_text(metrics))
     say(f"written to {run.folder}")
     return run
+
+
+def _mask_settings_of(run: Run, row: str) -> tuple[Flips, tuple[str, ...]]:
+    """Flips and post-processing with which a run scored the masks of a row's models."""
+    settings = {entry["name"]: entry["settings"] for entry in read_json(run.path("metrics.json"))["rows"]}
+    # The masks of a comparison's classifiers are its segmenter's.
+    own = settings.get(SEGMENTER_ROW, {}) | settings.get(row, {})
+    return own.get("segmenter_flips", "none"), tuple(own.get("segmenter_postprocessing", ()))
 
 
 def _is_own(run: Run, cases: Cases) -> bool:
@@ -223,32 +247,33 @@ def _check_classes(cases: Cases, classes: Sequence[str]) -> None:
         )
 
 
-def _predict(predictor: Predictor, arrays: CaseArrays, batch_size: int = 16) -> dict[str, np.ndarray]:
+def _predict(predictor: Predictor, arrays: CaseArrays, flips: Flips, batch_size: int = 16) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {}
     with progress_bar(f"predicting {len(arrays)} images", len(arrays)) as advance:
         for start in range(0, len(arrays), batch_size):
             images = arrays.images[start : start + batch_size]
-            for name, values in predictor.predict(images).items():
+            for name, values in predictor.predict(images, flips).items():
                 parts.setdefault(name, []).append(values)
             advance(len(images))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _segmentation_row(run, predictor, cases, arrays, mask, subgroups) -> dict:
+def _segmentation_row(run, predictor, cases, arrays, mask, subgroups, settings) -> dict:
     lesion = mask[..., list(predictor.info.mask_classes.lesion_channels)].sum(-1)
-    table = score_cases(cases, lesion, resize=predictor.info.resize, surfaces=True)
+    postprocessing = settings.get("postprocessing", ())
+    table = score_cases(cases, lesion, resize=predictor.info.resize, surfaces=True, postprocessing=postprocessing)
     scored = np.flatnonzero(cases.has_mask)
     per_case = {name: table[name].to_numpy(float) for name in table.columns if name not in ("id", "label")}
     shown = scored[:SHOWN_CASES]
     overlays.segmentation_overlays(
         arrays.images[shown],
         arrays.lesions_at(shown),
-        lesion[shown],
+        np.stack([binarise(values, postprocessing=postprocessing) for values in lesion[shown]]),
         run.path("figures", "segmentation.png"),
         arrays.ids[shown].tolist(),
     )
     scores = TestScores(cases.groups[scored], per_case=per_case)
-    result = summarise_row("segmenter", {}, [scores])
+    result = summarise_row(SEGMENTER_ROW, settings, [scores])
     if subgroups:
         result["subgroups"] = subgroup_scores(cases.table.iloc[scored], scores, (), subgroups)
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tfseg.evaluation import figures, overlays
+from tfseg.evaluation.postprocess import binarise
 from tfseg.jobs.cells import SEGMENTER_ROW, Comparison, read_arrays
 from tfseg.jobs.gather import curves
 from tfseg.jobs.grid import Cell, Progress, stored
@@ -66,10 +67,11 @@ def _draw_masks(comparison: Comparison, segmented: Cell, test: np.ndarray, folde
     middle = len(order) // 2
     chosen = list(dict.fromkeys([*order[:2], *order[middle : middle + 2], *order[-2:]]))
     where = [row_of[cell["ids"][number]] for number in chosen]
+    postprocessing = comparison.config.segmenter_postprocessing
     overlays.segmentation_overlays(
         arrays.images[test[where]],
         arrays.lesions_at(test[where]),
-        maps[where],
+        np.stack([binarise(values, postprocessing=postprocessing) for values in maps[where]]),
         folder / "segmentation.png",
         [cell["ids"][number] for number in chosen],
     )

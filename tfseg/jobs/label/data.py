@@ -28,15 +28,21 @@ GIVEN, PREDICTED = "given", "predicted"
 LEAST = 4
 
 
+def without_predicted(cases: Cases) -> Cases:
+    """The cases without masks that an earlier labelling predicted (``predicted`` in the column ``mask_source``)."""
+    if SOURCE not in cases.table:
+        return cases
+    kept = cases.table["mask"].where(cases.table[SOURCE] != PREDICTED, None)
+    return replace(cases, table=cases.table.assign(mask=kept.astype(object)))
+
+
 def with_given_masks(cases: Cases) -> Cases:
-    """The cases without masks that an earlier labelling predicted (``predicted`` in the column ``mask_source``).
+    """The cases of `without_predicted`, some of which have a mask.
 
     Raises:
         ConfigError: too few cases have a mask, or all have.
     """
-    if SOURCE in cases.table:
-        kept = cases.table["mask"].where(cases.table[SOURCE] != PREDICTED, None)
-        cases = replace(cases, table=cases.table.assign(mask=kept.astype(object)))
+    cases = without_predicted(cases)
     count = int(cases.has_mask.sum())
     if count == len(cases):
         raise ConfigError(f"all {count} cases of {cases.name} have a mask: there is none to label")

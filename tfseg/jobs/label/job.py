@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
 from tfseg.config import ComparisonConfig
 from tfseg.data.audit import audit_cases
@@ -21,8 +22,9 @@ from tfseg.data.sources import load_cases
 from tfseg.data.splits import Split, write_split
 from tfseg.errors import ConfigError, DataError, TrainingError
 from tfseg.evaluation.mask_classes import score_classes
+from tfseg.evaluation.postprocess import class_mask
 from tfseg.evaluation.segmentation import restored_maps, score_cases
-from tfseg.jobs.cells import SEGMENTER_ROW, save_model
+from tfseg.jobs.cells import SEGMENTER_ROW, averaged_masks, save_model
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, run_grid, stored, write_state
 from tfseg.jobs.label.data import (
@@ -42,7 +44,6 @@ from tfseg.jobs.label.review import (
     mask_facts,
     rank_correlation,
     scores_by_class,
-    winners,
 )
 from tfseg.jobs.label.sheet import REPORT, write_review
 from tfseg.jobs.preparation import configured_arrays, record_environment, recorded_config
@@ -50,7 +51,7 @@ from tfseg.losses.segmentation import loss_options
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json
 from tfseg.session import Session
-from tfseg.training.segmenter import lesion_maps, predict_masks, train_segmenter
+from tfseg.training.segmenter import lesion_maps, train_segmenter
 from tfseg.training.sitting import Sitting
 from tfseg.words import named_values
 
@@ -108,8 +109,7 @@ def label_masks(
         Paused: the session's time is over; the same call goes on.
         RunError: the folder is another run's.
     """
-    started = time.monotonic()
-    _check_settings(config, sheet)
+    check_settings(config, sheet)
     config = config.resolved()
     # Masks don't depend on what a class is called, so the rules that rename them are left out.
     cases = with_given_masks(load_cases(config.data, config.target.partition(":")[0]))
@@ -120,6 +120,34 @@ def label_masks(
     record = {"experiment": "label", "labelling": {"link_images": link_images, "sheet": sheet}}
     run = Run.open(out, record | recorded_config(config))
     say(f"folder: {run.folder}")
+    return label_cases(
+        run, config, cases, link_images=link_images, sheet=sheet, command=command, session=session, say=say
+    )
+
+
+def label_cases(
+    run: Run,
+    config: ComparisonConfig,
+    cases: Cases,
+    *,
+    link_images: bool = False,
+    sheet: int = 240,
+    command: str = "",
+    session: Session = WHOLE,
+    say: Say = print,
+) -> Run:
+    """Label in a folder that is open: what `label_masks` does once the cases are read.
+
+    Args:
+        run: the folder, new or interrupted.
+        config: resolved.
+        cases: with the given masks alone, see `with_given_masks`.
+        link_images, sheet, command, session, say: see `label_masks`.
+
+    Raises:
+        UserError, Paused: see `label_masks`.
+    """
+    started = time.monotonic()
     if run.finished:
         say(read_json(run.path(REPORT))["text"])
         say("this labelling was finished before; nothing is written again")
@@ -196,12 +224,22 @@ class Labelling:
         save_model(graph, self.model_path)
         write_csv(self.run.path("history", "segmenter.csv"), history)
         val = self.given.subset(self.split.val)
-        maps = predict_masks(graph, self.arrays, self.split.val)
-        table = score_classes(val, maps, config.resize)
-        restored = restored_maps(val, maps, config.resize)
-        confidences = [mask_confidence(probabilities) for _, _, probabilities in restored]
+        maps = averaged_masks(graph, self.arrays, self.split.val, config.segmenter_flips)
+        confidences, tables = [], []
+        for at, (_, _, probabilities) in enumerate(restored_maps(val, maps, config.resize)):
+            classes = class_mask(probabilities, val.mask_classes, config.segmenter_postprocessing)
+            confidences.append(mask_confidence(probabilities, classes))
+            # What is drawn, as a map: it has the mask file's size, so that nothing is resized.
+            channels = np.eye(len(val.mask_classes.names), dtype=np.float32)[:, -val.mask_classes.channels :]
+            tables.append(score_classes(val.subset([at]), channels[classes][np.newaxis]))
+        table = pd.concat(tables, ignore_index=True)
         overlaps = class_overlaps(table, val)
-        lesion = score_cases(val, lesion_maps(maps, val.mask_classes), resize=config.resize)
+        lesion = score_cases(
+            val,
+            lesion_maps(maps, val.mask_classes),
+            resize=config.resize,
+            postprocessing=config.segmenter_postprocessing,
+        )
         return {
             "note": note,
             "given": [
@@ -229,19 +267,20 @@ class Labelling:
             self._graph = keras.saving.load_model(self.model_path, compile=False)
             self._lesion = lesion_value(self.given)
         positions = self.rest[cell.fold * CHUNK : (cell.fold + 1) * CHUNK]
-        part = self.cases.subset(positions)
-        arrays = load_arrays(part, self.config.image_size, self.config.resize)
+        part, config = self.cases.subset(positions), self.config
+        arrays = load_arrays(part, config.image_size, config.resize)
         found = []
         for start in range(0, len(part), AT_ONCE):
             chosen = np.arange(start, min(start + AT_ONCE, len(part)))
-            for at, values in zip(chosen, predict_masks(self._graph, arrays, chosen), strict=True):
+            maps = averaged_masks(self._graph, arrays, chosen, config.segmenter_flips)
+            for at, values in zip(chosen, maps, strict=True):
                 row = part.table.iloc[at]
-                probabilities = restore_map(values, *upright_size(row["image"]), resize=self.config.resize)
-                classes = winners(probabilities)
+                probabilities = restore_map(values, *upright_size(row["image"]), resize=config.resize)
+                classes = class_mask(probabilities, part.mask_classes, config.segmenter_postprocessing)
                 path = self.run.path("masks", f"{self.names[positions[at]]}.png")
                 write_mask(path, classes, part.mask_classes, self._lesion)
                 facts = mask_facts(classes, part).to_json()
-                found.append({"id": row["id"], "confidence": mask_confidence(probabilities), "facts": facts})
+                found.append({"id": row["id"], "confidence": mask_confidence(probabilities, classes), "facts": facts})
         return {"cases": found}
 
 
@@ -278,7 +317,8 @@ def weighted(config: ComparisonConfig, arrays: CaseArrays, split: Split) -> Comp
     return replace(config, segmenter_loss_options=(*config.segmenter_loss_options, f"class_weights={weights}"))
 
 
-def _check_settings(config: ComparisonConfig, sheet: int) -> None:
+def check_settings(config: ComparisonConfig, sheet: int) -> None:
+    """Raise a `ConfigError` for settings that a labelling can't have or has no use for."""
     default = {entry.name: entry.default for entry in fields(ComparisonConfig)}
     wrong = [name for name in UNUSED if getattr(config, name) != default[name]]
     if wrong:

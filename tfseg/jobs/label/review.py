@@ -81,8 +81,8 @@ class Usual:
     several: bool
 
 
-def mask_confidence(probabilities: np.ndarray) -> float:
-    """How much a map of probabilities agrees with the mask that it becomes: the Dice coefficient to be expected.
+def mask_confidence(probabilities: np.ndarray, classes: np.ndarray) -> float:
+    """How much a map of probabilities agrees with the mask that was made of it: the Dice coefficient to be expected.
 
     With `p` a class's probability and `b` the pixels that are given to it, `2 Σ p·b / (Σ p + Σ b)`: the expectation of
     intersection and of areas if every pixel were of the class with probability `p`. It is the mean over the classes
@@ -90,31 +90,24 @@ def mask_confidence(probabilities: np.ndarray) -> float:
     image without any trace of one is certain.
 
     Args:
-        probabilities: (H, W, C) in [0, 1]: one channel is the lesion's, cut at 0.5; with more, the first is the
-            background, they sum to 1, and the highest wins.
+        probabilities: (H, W, C) in [0, 1]: one channel is the lesion's; with more, the first is the background, and
+            they sum to 1.
+        classes: the mask, class indices (H, W).
 
     Returns:
         In [0, 1]. A well-trained network errs from this number mostly upwards; the order of the images is what counts.
     """
     probabilities = np.asarray(probabilities, np.float64)
-    winner = winners(probabilities)
     channels = probabilities.shape[-1]
     maps = {1: probabilities[..., 0]} if channels == 1 else {c: probabilities[..., c] for c in range(1, channels)}
     found = []
     for value, p in maps.items():
-        b = winner == value
+        b = classes == value
         if b.any():
             found.append(2.0 * p[b].sum() / (p.sum() + b.sum()))
     if found:
         return float(np.mean(found))
     return float(1.0 - np.max(sum(maps.values())))
-
-
-def winners(probabilities: np.ndarray) -> np.ndarray:
-    """The class index of every pixel, (H, W, C) → uint8 (H, W); one channel is the lesion from 0.5 on."""
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] >= 0.5).astype(np.uint8)
-    return probabilities.argmax(-1).astype(np.uint8)
 
 
 def mask_facts(classes: np.ndarray, cases: Cases) -> MaskFacts:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import PREDICTION_FIELDS, ComparisonConfig
 from tfseg.errors import ConfigError
 from tfseg.spaces import Choices, Range, Space, spaces
 
@@ -167,7 +167,8 @@ def combinations(found: dict[str, Space]) -> int | None:
 
 def _declared() -> dict[str, Space]:
     """The spaces beside the fields, without those of what is never searched."""
-    return {name: space for name, space in spaces(ComparisonConfig).items() if name not in OF_DATA + OF_MACHINE}
+    never = OF_DATA + OF_MACHINE + PREDICTION_FIELDS
+    return {name: space for name, space in spaces(ComparisonConfig).items() if name not in never}
 
 
 def _read_space(name: str, text: str, hint: Any) -> Space:
@@ -260,6 +261,8 @@ def _check_effect(name: str, config: ComparisonConfig, part: Part) -> None:
         reason = "all trials are measured on the same cases"
     elif name in OF_MACHINE:
         reason = "it is no setting of the training"
+    elif name in PREDICTION_FIELDS:
+        reason = "a trial is judged by its training, which doesn't look at it"
     elif part == "classifier" and name.startswith("segmenter"):
         reason = "it is the segmenter's: `--part segmenter` searches that"
     elif part == "segmenter" and (name in OF_CLASSIFIER or name == "segmenter_file"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -13,8 +14,10 @@ from tfseg.config import ComparisonConfig
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.splits import Split
+from tfseg.evaluation.postprocess import binarise
 from tfseg.evaluation.thresholds import study_thresholds
 from tfseg.jobs.cells import (
+    averaged_masks,
     identity,
     model_facts,
     row_model,
@@ -28,7 +31,7 @@ from tfseg.jobs.preparation import configured_arrays
 from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.jobs.study.scores import baseline_mask, baseline_scores, model_size_scores, polarity
 from tfseg.run import Run
-from tfseg.training.segmenter import lesion_maps, predict_masks, train_segmenter
+from tfseg.training.segmenter import lesion_maps, train_segmenter
 from tfseg.training.sitting import Sitting
 
 
@@ -54,7 +57,11 @@ class Study:
 
     def cells(self) -> list[Cell]:
         """The grid: every row on a split before the next split."""
-        return [Cell(row.name, number) for number in range(len(self.splits)) for row in self.rows]
+        return [
+            Cell(row.name, number, needs=(Cell(row.model_of, number),) if row.model_of else ())
+            for number in range(len(self.splits))
+            for row in self.rows
+        ]
 
     def row(self, name: str) -> StudyRow:
         """A row by its name."""
@@ -82,13 +89,14 @@ class Study:
         return validation[self.cases.has_mask[validation]]
 
     def model_path(self, cell: Cell) -> Path:
-        """Where the model of a cell lies: in the row's own place where there is one split."""
+        """Where the model of a cell lies: in the place of the row that trains it where there is one split."""
+        row = self.row(cell.row).model_of or cell.row
         if len(self.splits) == 1:
-            return row_model(self.run, cell.row)
-        return self.run.path("models", cell.row, f"fold{cell.fold}.keras")
+            return row_model(self.run, row)
+        return self.run.path("models", row, f"fold{cell.fold}.keras")
 
     def compute(self, cell: Cell, sitting: Sitting) -> dict:
-        """Train and test a cell; gives the result to be stored."""
+        """Train a cell or take the model that it needs, and test it; gives the result to be stored."""
         row, config = self.row(cell.row), self.config_of(cell)
         if row.baseline:
             return self._baseline(cell, row.baseline, config)
@@ -96,7 +104,7 @@ class Study:
         parts = [row.name] if row.name != config.segmenter else []
         if len(self.splits) > 1:
             parts.append(f"{'fold' if self.design.split_by == 'folds' else 'run'} {cell.fold}")
-        return self._trained(cell, config, replace(sitting, title=" · ".join(parts)))
+        return self._segmenter(cell, config, replace(sitting, title=" · ".join(parts)))
 
     def _baseline(self, cell: Cell, kind: str, config: ComparisonConfig) -> dict:
         test, arrays = self.tested(cell.fold), self.arrays_of(config)
@@ -108,15 +116,18 @@ class Study:
             per_case |= model_size_scores(arrays, test, guess)
         return {**identity(cell, ""), "ids": table["id"].tolist(), "per_case": per_case, "validation": {}, "extra": {}}
 
-    def _trained(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
+    def _segmenter(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
         arrays, split = self.arrays_of(config), self.splits[cell.fold]
-        graph, history, note = train_segmenter(config, arrays, split, sitting)
-        save_model(graph, self.model_path(cell))
-        write_csv(self.run.path("history", f"{cell.key}.csv"), history)
+        graph, history, note = self._model(cell, config, arrays, split, sitting)
+        flips, postprocessing = config.segmenter_flips, config.segmenter_postprocessing
         test, validation = self.tested(cell.fold), self.validated(cell.fold)
         maps = {
-            name: lesion_maps(predict_masks(graph, arrays, positions), arrays.mask_classes)
+            name: lesion_maps(averaged_masks(graph, arrays, positions, flips), arrays.mask_classes)
             for name, positions in (("test", test), ("validation", validation))
+        }
+        masks = {
+            name: np.stack([binarise(values, postprocessing=postprocessing) for values in part])
+            for name, part in maps.items()
         }
         write_arrays(self.run, cell, **{name: np.round(255 * values).astype(np.uint8) for name, values in maps.items()})
         thresholds = study_thresholds(
@@ -125,26 +136,40 @@ class Study:
             resize=config.resize,
             over_labels=self.design.over_labels,
             surfaces=self.design.surfaces,
+            postprocessing=postprocessing,
         )
         per_case = _values(thresholds.tables["fixed"])
         for choice in ("chosen", "otsu"):
             per_case |= {f"{name}_{choice}": thresholds.tables[choice][name].tolist() for name in ("dice", "iou")}
         if self.design.model_size:
-            per_case |= model_size_scores(arrays, test, maps["test"] >= 0.5)
+            per_case |= model_size_scores(arrays, test, masks["test"])
         sides = polarity(arrays, test, maps["test"])
         if sides["probability_inside"] < sides["probability_outside"]:
             inverted = "the mask is inverted: its probability is larger outside of the lesions than inside"
             note = "; ".join(filter(None, [note, inverted]))
-        facts = training_facts(history, "val_iou", "max") | model_facts(graph, arrays)
+        validated = model_size_scores(arrays, validation, masks["validation"])["iou_model_size"]
+        facts = training_facts(history, "val_iou", "max") | model_facts(graph, arrays, flips)
         curves = {"validation": thresholds.validation, "test": thresholds.test}
         return {
             **identity(cell, note),
             "ids": thresholds.tables["fixed"]["id"].tolist(),
             "per_case": per_case,
-            "validation": {"iou": float(history["val_iou"].max())},
+            "validation": {"iou": float(np.nanmean(validated))},
             "extra": {**facts, "threshold_chosen": thresholds.chosen, **sides},
             "curves": {name: curve[["threshold", "dice", "iou"]].to_dict("list") for name, curve in curves.items()},
         }
+
+    def _model(
+        self, cell: Cell, config: ComparisonConfig, arrays: CaseArrays, split: Split, sitting: Sitting
+    ) -> tuple[keras.Model, pd.DataFrame, str]:
+        """The model of the cell that is needed, with an empty record, or a trained one, stored."""
+        if cell.needs:
+            graph = keras.saving.load_model(self.model_path(cell), compile=False)
+            return graph, pd.DataFrame({"epoch": [], "seconds": []}), ""
+        graph, history, note = train_segmenter(config, arrays, split, sitting)
+        save_model(graph, self.model_path(cell))
+        write_csv(self.run.path("history", f"{cell.key}.csv"), history)
+        return graph, history, note
 
 
 def _values(table: pd.DataFrame) -> dict[str, list[float]]:

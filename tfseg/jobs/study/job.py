@@ -26,7 +26,7 @@ from tfseg.jobs.preparation import recorded_config, write_records
 from tfseg.jobs.study.cells import Study
 from tfseg.jobs.study.pictures import draw_study
 from tfseg.jobs.study.results import tabulate_study
-from tfseg.jobs.study.rows import StudyDesign, StudyRow, study_splits
+from tfseg.jobs.study.rows import StudyDesign, StudyRow, check_models, study_splits
 from tfseg.jobs.study.tables import study_markdown
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json, write_text
@@ -78,6 +78,7 @@ def run_study(
     names = [row.name for row in rows]
     if not rows or len(set(names)) != len(names):
         raise ConfigError(f"`rows` must hold at least one row, each with its own name, received {names}")
+    check_models(rows, config)
     if config.distribution == "multiworker":
         raise ConfigError("a study trains on one machine: `--distribution` must be one or mirrored")
     cases = load_cases(config.data, config.target)
@@ -112,7 +113,7 @@ def _prepared(
         raise ConfigError(f"{cases.name} has no masks to learn or to score")
     for row in rows:
         own = row.config(config)
-        if row.baseline is None:
+        if row.baseline is None and row.model_of is None:
             if own.segmenter == "none" or own.segmenter_file:
                 raise ConfigError(f"row {row.name}: a study trains its segmenters; name one as `--segmenter`")
             configured_loss(own)
@@ -138,15 +139,12 @@ def _prepared(
 
 
 def _shown_warnings(audit: Audit, design: StudyDesign) -> list[str]:
-    """The audit's warnings; what the way to split can't but bring is counted, not listed."""
+    """The audit's warnings; what the design lets through is counted, not listed."""
     lines = [str(problem) for problem in audit.warnings if problem.kind not in design.allowed]
-    for kind in design.allowed:
+    for kind, why in design.allowed.items():
         count = sum(problem.kind == kind for problem in audit.warnings)
         if count:
-            lines.append(
-                f"{count:,} times {kind}, because this study splits image by image: its scores are optimistic "
-                "(audit.html lists them)"
-            )
+            lines.append(f"{count:,} times {kind}, {why} (audit.html lists them)")
     return lines
 
 

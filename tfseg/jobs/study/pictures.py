@@ -11,6 +11,7 @@ from tfseg.config import ComparisonConfig
 from tfseg.data.balance import balance_positions
 from tfseg.evaluation import figures, overlays, threshold_figures
 from tfseg.evaluation.canvas import PALETTE, new_figure, plain_axes, wrapped, write_png
+from tfseg.evaluation.postprocess import binarise
 from tfseg.evaluation.thresholds import histogram
 from tfseg.jobs.cells import read_arrays
 from tfseg.jobs.gather import curves
@@ -85,7 +86,8 @@ def _draw_panels(study: Study, cell: Cell, path: Path) -> None:
     chosen = list(dict.fromkeys([*firsts, *order.tolist()]))[:SHOWN_CASES]
     named = study.cases.table["label"].iloc[test[chosen]].fillna("").tolist()
     maps = read_arrays(study.run, cell)["test"][chosen] / np.float32(255)
-    overlays.segmentation_overlays(arrays.images[test[chosen]], arrays.lesions_at(test[chosen]), maps, path, named)
+    masks = np.stack([binarise(values, postprocessing=config.segmenter_postprocessing) for values in maps])
+    overlays.segmentation_overlays(arrays.images[test[chosen]], arrays.lesions_at(test[chosen]), masks, path, named)
 
 
 def _draw_balance(study: Study, config: ComparisonConfig, path: Path) -> None:

@@ -65,11 +65,12 @@ def _scores(study: Study, result: dict, position_of: dict[str, int]) -> MaskScor
 
 
 def _settings(study: Study, row: StudyRow) -> dict:
-    """What the row was trained with; of a baseline only its name."""
+    """What the row was trained and predicted with; of a baseline only its name."""
     if row.baseline:
         return {"baseline": row.baseline}
     own = recorded_config(row.config(study.config))
-    return {key: own[key] for key in own if key.startswith("segmenter") or key in SETTINGS}
+    settings = {key: own[key] for key in own if key.startswith("segmenter") or key in SETTINGS}
+    return settings | ({"model_of": row.model_of} if row.model_of else {})
 
 
 def _paper(study: Study, row: StudyRow) -> dict | None:
@@ -80,9 +81,14 @@ def _paper(study: Study, row: StudyRow) -> dict | None:
 
 
 def _per_class(study: Study, row: StudyRow, runs: Sequence[MaskScores]) -> dict[str, dict]:
-    """Of every label the scores, mean over the runs, with the published ones; ``support`` counts all runs."""
+    """Of every label the scores, mean over the runs, with the published ones; ``support`` counts all runs.
+
+    Beside `CLASS_SCORES` there are the scores that were published of any row.
+    """
     endings = ("", "_model_size") if study.design.model_size else ("",)
-    names = [f"{name}{ending}" for name in CLASS_SCORES for ending in endings]
+    compared = {name for other in study.rows for name in other.paper or {}}
+    scores = dict.fromkeys((*CLASS_SCORES, *(name for name in runs[0].per_case if name in compared)))
+    names = [f"{name}{ending}" for name in scores for ending in endings]
     table = {}
     for number, label in enumerate(study.cases.classes):
         members = [run.labels == number for run in runs]

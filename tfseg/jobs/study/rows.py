@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import PREDICTION_FIELDS, ComparisonConfig
 from tfseg.data.cases import Cases
 from tfseg.data.splits import Split, read_split, split_cases
 from tfseg.errors import ConfigError
@@ -17,6 +17,8 @@ BASELINES = ("foreground", "random")
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.12
 # What an image-wise split of data with several images per patient can't but have.
 ACROSS_PARTS = ("group_across_parts", "duplicate_across_parts")
+OPTIMISTIC = "because this study splits image by image: its scores are optimistic"
+NOT_LEARNED = "let through because this study learns and averages masks, not labels; the masks may differ too"
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,22 @@ class StudyRow:
         changes: fields of `ComparisonConfig` in which the row differs from the study's configuration.
         options: words for `segmenter_options`, in addition to those of the configuration.
         baseline: ``"foreground"`` calls every pixel lesion, ``"random"`` each with probability one half; None trains.
+        model_of: name of an earlier row whose models are taken instead of training; the rows differ in
+            `PREDICTION_FIELDS` alone. See `check_models`.
         paper: metric → published value.
         paper_classes: class → metric → published value.
         paper_epochs: (loss, IoU) of each epoch as published.
 
     Raises:
-        ConfigError: a name that can't be a file's, an unknown baseline, or a field that there isn't.
+        ConfigError: a name that can't be a file's, an unknown baseline, a field that there isn't, or a row with the
+            model of another that is a baseline or has epochs.
     """
 
     name: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     baseline: Literal["foreground", "random"] | None = None
+    model_of: str | None = None
     paper: Mapping[str, float] | None = None
     paper_classes: Mapping[str, Mapping[str, float]] | None = None
     paper_epochs: tuple[tuple[float, float], ...] = ()
@@ -52,6 +58,10 @@ class StudyRow:
         unknown = sorted(set(self.changes) - {entry.name for entry in fields(ComparisonConfig)})
         if unknown:
             raise ConfigError(f"row {self.name}: there is no setting {unknown[0]!r} to change")
+        if self.model_of is not None and (self.baseline or self.paper_epochs):
+            raise ConfigError(
+                f"row {self.name}: with `model_of` there is neither a `baseline` nor epochs of a training"
+            )
 
     def config(self, base: ComparisonConfig) -> ComparisonConfig:
         """The row's own configuration, resolved."""
@@ -60,7 +70,38 @@ class StudyRow:
 
     def record(self) -> dict[str, Any]:
         """What ``config.json`` keeps of the row."""
-        return {"changes": dict(self.changes), "options": list(self.options), "baseline": self.baseline}
+        record = {"changes": dict(self.changes), "options": list(self.options), "baseline": self.baseline}
+        return record | ({"model_of": self.model_of} if self.model_of else {})
+
+
+def check_models(rows: Sequence[StudyRow], base: ComparisonConfig) -> None:
+    """Refuse a row that can't have the model of the row which its `model_of` names.
+
+    Args:
+        rows: of a study, in their order.
+        base: the study's configuration.
+
+    Raises:
+        ConfigError: no earlier row has that name, it trains no model of its own, or the two would be trained
+            differently.
+    """
+    for number, row in enumerate(rows):
+        if row.model_of is None:
+            continue
+        trained = {other.name: other for other in rows[:number] if not (other.baseline or other.model_of)}
+        if row.model_of not in trained:
+            raise ConfigError(
+                f"row {row.name}: `model_of` must name an earlier row that is trained, out of {list(trained)}, "
+                f"received {row.model_of!r}"
+            )
+        own, theirs = row.config(base), trained[row.model_of].config(base)
+        names = [entry.name for entry in fields(ComparisonConfig) if entry.name not in PREDICTION_FIELDS]
+        different = [name for name in names if getattr(own, name) != getattr(theirs, name)]
+        if different:
+            raise ConfigError(
+                f"row {row.name}: the model of {row.model_of} needs the same {', '.join(different)} as there; only "
+                f"{' and '.join(PREDICTION_FIELDS)} may differ"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,9 +134,10 @@ class StudyDesign:
             raise ConfigError(f"`runs` must be at least 1, received {self.runs}")
 
     @property
-    def allowed(self) -> tuple[str, ...]:
-        """The audit's errors that belong to this way to split."""
-        return ACROSS_PARTS if self.split_by == "random" else ()
+    def allowed(self) -> dict[str, str]:
+        """The audit's errors that are none in such a study, and why."""
+        across = dict.fromkeys(ACROSS_PARTS, OPTIMISTIC) if self.split_by == "random" else {}
+        return across if self.over_labels else {**across, "duplicate_across_labels": NOT_LEARNED}
 
 
 def study_splits(cases: Cases, config: ComparisonConfig, design: StudyDesign) -> list[Split]:

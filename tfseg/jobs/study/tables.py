@@ -10,7 +10,7 @@ from tfseg.evaluation.tables import footnotes, markdown_table, number, table_cel
 TABLES = (
     (
         "At the files' own resolution, threshold 0.5",
-        ("iou", "dice", "pixel_error", "pixel_precision", "pixel_recall", "pixel_specificity"),
+        ("iou", "dice", "pixel_accuracy", "pixel_error", "pixel_precision", "pixel_recall", "pixel_specificity"),
     ),
     (
         "At the network's own size, threshold 0.5",
@@ -38,15 +38,18 @@ def study_markdown(metrics: Mapping) -> str:
         metrics: content of ``metrics.json``, whose rows are as `tabulate_study` gives them.
     """
     lines: list[str] = []
+    published = {name for row in metrics["rows"] for name in row["paper"] or {}}
+    # One says what the other does.
+    dropped = "pixel_error" if "pixel_accuracy" in published else "pixel_accuracy"
     for heading, columns in TABLES:
         own = columns[1] if "chosen" in columns[1] else columns[0]
         rows = [row for row in metrics["rows"] if own in row["metrics"]]
-        present = [name for name in columns if any(name in row["metrics"] for row in rows)]
+        present = [name for name in columns if name != dropped and any(name in row["metrics"] for row in rows)]
         if columns[0] != own:
             rows = [{**row, "paper": None} for row in rows]
         if rows:
             lines += [f"## {heading}", "", *markdown_table(*table_cells({**metrics, "rows": rows}, present)), ""]
-    lines += _class_tables(metrics["rows"])
+    lines += _class_tables(metrics["rows"], published)
     for row in metrics["rows"]:
         if row.get("epochs"):
             lines += [f"## {row['name']}: validation part, epoch by epoch", "", *_epoch_table(row["epochs"]), ""]
@@ -81,12 +84,13 @@ def _counting(design: Mapping) -> list[str]:
     return [f"{drawn[design['split_by']]} The scores are {mean}. {chosen}"]
 
 
-def _class_tables(rows: Sequence[Mapping]) -> list[str]:
-    """Row × class of IoU and Dice; the published values in brackets, beside the counting at the network's size where
-    there is one."""
+def _class_tables(rows: Sequence[Mapping], published: set[str]) -> list[str]:
+    """Row × class of IoU, Dice and what else was published; the published values in brackets, beside the counting at
+    the network's size where there is one."""
     rows = [row for row in rows if row.get("per_class")]
     lines: list[str] = []
-    for score in ("iou", "dice"):
+    others = {name.removesuffix("_model_size") for name in published} - {"iou", "dice", "pixel_error"}
+    for score in ("iou", "dice", *(name for name in (_first(rows[0]) if rows else ()) if name in others)):
         names = [name for name in (f"{score}_model_size", score) if any(name in _first(row) for row in rows)]
         for name in names:
             shown = [row for row in rows if name in _first(row)]

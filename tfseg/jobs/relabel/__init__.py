@@ -1,0 +1,1 @@
+"""Labelling put to the test: true masks are hidden, drawn by a labelling, and compared with what was drawn."""
