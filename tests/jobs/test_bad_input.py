@@ -192,6 +192,8 @@ class TestFullDisk:
 
     def test_while_a_model_is_saved(self, command, phantoms, tmp_path, monkeypatch):
         class Segmenter:
+            layers = ()
+
             def save(self, path):
                 Path(path).write_text("half a model")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
