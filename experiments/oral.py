@@ -9,8 +9,9 @@ The paper's 607 photographs all show a lesion. One without a lesion scores 1 in 
 nothing is found in it, and 0 otherwise; the tables of classes keep the two kinds apart.
 
 Expect of the quick preset, on 109 photographs of which 35 show no lesion and with an encoder that has ImageNet weights,
-an IoU of about 0.5: 0.2 to 0.3 where there is a lesion, 1 where there is none. A test part of 22 photographs says
-little by itself. A fold of the three takes about four minutes on two cores, all five less than twenty minutes.
+an IoU of 0.37 from FCN to 0.46 from U-Net: 0.20 to 0.25 where there is a lesion, 0.7 to 0.9 where there is none. A
+test part of 22 photographs says little by itself. A fold of the three takes about four minutes on two cores, all five
+less than twenty minutes.
 
 The paper says binary cross entropy, a random split of 70, 15 and 15 %, and early stopping on the validation part. Where
 it is silent, the paper preset has the size, batch, augmentation and patience of its classifiers, a ResNet50 with
