@@ -24,7 +24,6 @@ preset averages over mirror images, keeps the largest part of a cell and fills i
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
 
 from tfseg.cli import run_guarded
 from tfseg.experiment import Experiment, parse_experiment
@@ -38,8 +37,6 @@ from tfseg.run import recorded_command
 class Options:
     """What this experiment can be told beside the settings."""
 
-    stage: Literal["labelling"] = "labelling"
-    """Part of the paper."""
     masks_per_class: int = 20
     """Labelling: true masks of each class of image that are given; the others are hidden."""
     runs: int = 5
@@ -80,10 +77,10 @@ STAGES = {"labelling": labelling}
 
 
 def run() -> int:
-    experiment = parse_experiment(CERVICAL_PRESETS, __doc__, options=OPTIONS)
+    experiment = parse_experiment(CERVICAL_PRESETS, __doc__, options=OPTIONS, stages=True)
 
     import_tensorflow()
-    print(STAGES[experiment.options.stage](experiment))
+    print(STAGES[experiment.stage](experiment))
     return 0
 
 

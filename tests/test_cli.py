@@ -309,7 +309,7 @@ class TestArguments:
 
     def test_evaluate(self, received):
         words = ["m.keras", "d", "--out", "o", "--target", "t", "--row", "plain", "--part", "test", "--allow", "a", "b"]
-        words += ["--class-map", "names.json", "--subgroups", "age"]
+        words += ["--class-map", "names.json", "--subgroups", "age", "--pixel-steps", "8", "--sanity"]
         assert call("evaluate", *words) == 0
         values, options = received.pop()
         assert values == ("m.keras", "d", "o")
@@ -323,6 +323,8 @@ class TestArguments:
             "subgroups": ("age",),
             "flips": None,
             "postprocessing": None,
+            "pixel_steps": 8,
+            "sanity": True,
         }
 
     def test_evaluate_masks(self, received):

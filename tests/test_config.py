@@ -261,13 +261,17 @@ class TestSession:
             (("centiou", "plain"), ["plain", "centiou"]),
             (("1,3",), ["plain", "centiou"]),
             (("2", "hard_mask"), ["hard_mask"]),
+            (("1, 3",), ["plain", "centiou"]),
         ],
         ids=str,
     )
     def test_rows_by_name_or_number(self, asked, rows):
         assert Session(cells=asked).rows(self.ROWS) == rows
 
-    @pytest.mark.parametrize("asked", ["0", "4", "magic", "1,x"])
+    def test_a_name_comes_before_a_number(self):
+        assert Session(cells=("2",)).rows(("8", "4", "2")) == ["2"]
+
+    @pytest.mark.parametrize("asked", ["0", "4", "magic", "1,x", "²"])
     def test_a_row_that_there_is_not(self, asked):
         with pytest.raises(ConfigError, match="`cells`: there is no row .*1 plain, 2 hard_mask, 3 centiou"):
             Session(cells=(asked,)).rows(self.ROWS)
@@ -275,7 +279,8 @@ class TestSession:
     def test_folds(self):
         assert Session().fold_numbers(3) == [0, 1, 2]
         assert Session(folds=("2,0",)).fold_numbers(3) == [0, 2]
-        for wrong in ("3", "-1", "x"):
+        assert Session(folds=("2", "0, 2")).fold_numbers(3) == [0, 2], "each once"
+        for wrong in ("3", "-1", "x", "²"):
             with pytest.raises(ConfigError, match="`folds` must be numbers from 0 to 2"):
                 Session(folds=(wrong,)).fold_numbers(3)
 

@@ -73,3 +73,31 @@ def test_help_shows_description_presets_and_every_setting(capsys):
     assert caught.value.code == 0
     assert "What this shows." in text and "Presets: quick, paper" in text
     assert "--out" in text and "--learning-rate" in text and "--approach" in text
+
+
+class TestStages:
+    STAGES = {
+        "first": PRESETS,
+        "second": {"quick": ComparisonConfig(data="", epochs=5), "slow": ComparisonConfig(data="", epochs=50)},
+    }
+
+    def parse(self, *words):
+        return parse_experiment(self.STAGES, "What this shows.", ["--data", "d", *words], stages=True)
+
+    def test_a_stage_has_presets_of_its_own(self):
+        assert (self.parse().stage, self.parse().config.epochs) == ("first", 3)
+        experiment = self.parse("--preset", "slow", "--stage=second")
+        assert (experiment.stage, experiment.preset, experiment.config.epochs) == ("second", "slow", 50)
+        assert self.parse("--stage", "second", "--epochs", "7").config.epochs == 7
+
+    def test_an_unknown_stage_or_preset_names_the_known_ones(self):
+        with pytest.raises(UserError, match="`--stage` must be one of first, second, received 'third'"):
+            self.parse("--stage", "third")
+        with pytest.raises(UserError, match="`--preset` must be one of quick, slow, received 'paper'"):
+            self.parse("--stage", "second", "--preset", "paper")
+
+    def test_help_names_them(self, capsys):
+        with pytest.raises(SystemExit):
+            self.parse("--stage", "second", "--help")
+        text = " ".join(capsys.readouterr().out.split())
+        assert "Stages: first, second (--stage NAME; shown: second)" in text and "Presets: quick, slow" in text

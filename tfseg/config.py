@@ -31,16 +31,34 @@ BackboneName = Literal[
     "vit_tiny16",
     "swin_t",
     "swin_s",
+    "small_swin",
 ]
 # Nobody publishes ImageNet weights of these that Keras or KerasHub can fetch.
-NO_IMAGENET = ("squeezenet_1_0", "squeezenet_1_1", "shufflenet_v2", "shufflenet_v2_x0_5", "vit_tiny16")
+NO_IMAGENET = ("squeezenet_1_0", "squeezenet_1_1", "shufflenet_v2", "shufflenet_v2_x0_5", "vit_tiny16", "small_swin")
 # What names a file or a folder.
 PATH_FIELDS = ("data", "weights", "weights_dir", "segmenter_file", "split_file", "class_map", "cache_dir")
-Approach = Literal["plain", "hard_mask", "soft_mask", "lesion_area", "centiou"]
+Approach = Literal[
+    "plain",
+    "hard_mask",
+    "soft_mask",
+    "lesion_area",
+    "centiou",
+    "inverse_mask",
+    "lesion_removed",
+    "random_mask",
+    "oracle",
+]
 Flips = Literal["none", "horizontal", "vertical", "both"]
 Postprocessing = Literal["largest_component", "fill_holes"]
 # What a trained segmenter's masks are made with; nothing of it is looked at in a training.
 PREDICTION_FIELDS = ("segmenter_flips", "segmenter_postprocessing")
+# What only CEntIoU looks at, and what only classifiers do.
+CENTIOU_FIELDS = ("cross_entropy_share", "saliency_gradient", "saliency_target")
+CLASSIFIER_FIELDS = (
+    *("backbone", "freeze_first", "unfreeze_per_epoch", "batch_norm", "head", "head_units", "dropout"),
+    *("class_weights", *CENTIOU_FIELDS, "saliency", "saliency_layer", "pixel_steps", "training", "epochs"),
+    *("batch_size", "learning_rate", "patience", "monitor", "background_swap"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,8 @@ class ComparisonConfig:
         "soft_mask",
         "centiou",
     )
-    """Training approaches to compare."""
+    """Training approaches to compare. The last four are controls: what is outside of the predicted mask alone, the
+    lesion's box filled with the image's mean colour, the predicted mask moved to a random place, and the true mask."""
     backbone: Literal["auto", BackboneName] = "auto"
     """Network of the classifiers; auto: mobilenet_v2 where weights are given, else small_cnn."""
     weights: str | None = None
@@ -153,16 +172,29 @@ class ComparisonConfig:
     """How many of those layers are trained from every further epoch on, the last of them first; 0: none."""
     batch_norm: Literal["frozen", "reestimated"] = "frozen"
     """Batch norm of a pretrained backbone: as the weights have it, or trained, from the training images' statistics."""
+    head: Literal["dense", "convolution"] = "dense"
+    """Dense layers on pooled features; or SqueezeNet's: dropout, 1×1 convolution to the classes, ReLU, pooling."""
     head_units: Annotated[int, Choices(0, 32, 64, 128, 256)] = 64
-    """Width of the head's hidden layer; 0 for a linear head."""
+    """Width of the dense head's hidden layer; 0 for a linear head."""
     dropout: Annotated[float, Range(0.0, 0.6, step=0.1)] = 0.3
-    """Dropout rate before the head's dense layers."""
+    """Dropout rate before the head's layers."""
     class_weights: Annotated[bool, Choices(True, False)] = True
     """Weigh the cross entropy of each class by N / (N_i · C)."""
     cross_entropy_share: Annotated[float, Range(0.4, 0.9, step=0.05)] = 0.5
     """CEntIoU's λ: the share of cross entropy; the rest is the overlap of saliency map and mask."""
     saliency_gradient: Literal["full", "none"] = "full"
     """Whether CEntIoU trains through the map, or only adds it to the loss."""
+    saliency_target: Literal["true", "predicted"] = "true"
+    """The class whose map CEntIoU compares with the mask; a trained model explains the class it predicts."""
+    saliency: Literal["grad_cam", "grad_cam_plus_plus", "grad_cam_plus_plus_normalised", "hires_cam", "layer_cam"] = (
+        "grad_cam"
+    )
+    """How saliency maps are made, in CEntIoU as in the trained model."""
+    saliency_layer: str | None = None
+    """The backbone's layer whose output is explained; None: its last maps."""
+    pixel_steps: int = 0
+    """Steps of the insertion and deletion curves of the maps on the test images; 0: none, as each step is a further
+    prediction."""
     training: Literal["gradient", "probe"] = "gradient"
     """probe: no gradient; a linear head by logistic regression on the frozen backbone's pooled features."""
     epochs: int = 25
@@ -237,7 +269,7 @@ class ComparisonConfig:
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"`{name}` must be above 0, received {getattr(self, name)}")
         counts = ("epoch_images", "freeze_first", "unfreeze_per_epoch", "head_units", "seed", "split_seed")
-        for name in (*counts, "test_per_class", "warmup_epochs", "weight_decay"):
+        for name in (*counts, "test_per_class", "warmup_epochs", "weight_decay", "pixel_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"`{name}` must be at least 0, received {getattr(self, name)}")
         ranges = {"dropout": 0.99, "momentum": 0.9999, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
@@ -252,6 +284,8 @@ class ComparisonConfig:
             raise ConfigError("only one of `cross_validation`, `test_per_class` and `split_file` can divide the cases")
         if self.training == "probe" and "centiou" in self.approaches:
             raise ConfigError("centiou trains by gradient: it can't be an approach of `--training probe`")
+        if self.training == "probe" and self.head != "dense":
+            raise ConfigError("a probe has a linear head on pooled features: `head` must be dense")
         if self.class_map and not self.external:
             raise ConfigError("`class_map` is for `external` datasets, and there are none")
         if not self.approaches or len(set(self.approaches)) != len(self.approaches):

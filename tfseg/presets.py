@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tfseg.config import ComparisonConfig
 
 DEMO = ComparisonConfig(
@@ -55,13 +57,35 @@ QUICKSTART_PRESETS = {
     ),
 }
 
+# What the presets of segmenters share; each says what is its own, or otherwise.
+_SEGMENTATION_QUICK = ComparisonConfig(
+    data="",
+    image_size=160,
+    segmenter="unet",
+    segmenter_batch_size=8,
+    segmenter_learning_rate=1e-3,
+    learning_rate_schedule="cosine",
+    augmentation="free",
+    epoch_images=0,
+)
+_SEGMENTATION_PAPER = ComparisonConfig(
+    data="",
+    image_size=224,
+    segmenter="unet",
+    segmenter_batch_size=32,
+    segmenter_patience=20,
+    segmenter_learning_rate=1e-4,
+    learning_rate_schedule="constant",
+    augmentation="none",
+    epoch_images=0,
+)
+
 EBHI_PRESETS = {
     # The report's network at a quarter of its width, with batch norm, and a learning rate that falls to zero. The
     # balanced rows take as many steps as the others.
-    "quick": ComparisonConfig(
-        data="",
+    "quick": replace(
+        _SEGMENTATION_QUICK,
         image_size=64,
-        segmenter="unet",
         segmenter_encoder="none",
         segmenter_options=("greyscale=true",),
         segmenter_loss="bce",
@@ -69,49 +93,35 @@ EBHI_PRESETS = {
         segmenter_epochs=10,
         segmenter_batch_size=16,
         segmenter_patience=10,
-        segmenter_learning_rate=1e-3,
-        learning_rate_schedule="cosine",
         augmentation="none",
         epoch_images=1400,
         segmenter_slope=1e-3,
     ),
-    "paper": ComparisonConfig(
-        data="",
+    "paper": replace(
+        _SEGMENTATION_PAPER,
         image_size=64,
-        segmenter="unet",
         segmenter_encoder="none",
         segmenter_options=("greyscale=true", "norm=none", "upsampling=transposed"),
         segmenter_loss="bce",
         segmenter_width=64,
         segmenter_epochs=200,
-        segmenter_batch_size=32,
         segmenter_patience=200,
-        segmenter_learning_rate=1e-4,
-        learning_rate_schedule="constant",
-        augmentation="none",
-        epoch_images=0,
         segmenter_slope=1e-3,
     ),
 }
 
 MELANOMA_PRESETS = {
-    "quick": ComparisonConfig(
-        data="",
-        image_size=160,
+    "quick": replace(
+        _SEGMENTATION_QUICK,
         cross_validation=5,
         segmenter="fpn",
         segmenter_loss="dice",
         segmenter_epochs=12,
-        segmenter_batch_size=8,
         segmenter_patience=12,
-        segmenter_learning_rate=1e-3,
-        learning_rate_schedule="cosine",
-        augmentation="free",
-        epoch_images=0,
     ),
     # What the paper leaves open is taken from a public re-implementation: encoder, size, batch and learning rates.
-    "paper": ComparisonConfig(
-        data="",
+    "paper": replace(
+        _SEGMENTATION_PAPER,
         image_size=320,
         cross_validation=5,
         segmenter="fpn",
@@ -121,78 +131,67 @@ MELANOMA_PRESETS = {
         segmenter_epochs=10,
         segmenter_batch_size=3,
         segmenter_patience=10,
-        segmenter_learning_rate=1e-4,
         learning_rate_schedule="step",
-        augmentation="none",
-        epoch_images=0,
     ),
 }
 
+_ORAL_QUICK = replace(
+    _SEGMENTATION_QUICK,
+    cross_validation=5,
+    segmenter_loss="bce_with_logits",
+    segmenter_epochs=24,
+    segmenter_batch_size=4,
+    segmenter_patience=24,
+    epochs=12,
+    patience=12,
+)
+# The paper leaves encoder and learning rate of its segmenters open.
+_ORAL_PAPER = replace(
+    _SEGMENTATION_PAPER,
+    segmenter_encoder="resnet50",
+    weights="imagenet",
+    segmenter_loss="bce",
+    segmenter_epochs=700,
+    augmentation="oral",
+    repeats=20,
+    freeze_first=0,
+    epochs=700,
+    batch_size=32,
+    patience=20,
+    class_weights=False,
+    dropout=0.0,
+)
+_CONSTANT = {"segmenter": "none", "learning_rate_schedule": "constant"}
 ORAL_PRESETS = {
-    "quick": ComparisonConfig(
-        data="",
-        image_size=160,
-        cross_validation=5,
-        segmenter="unet",
-        segmenter_loss="bce_with_logits",
-        segmenter_epochs=24,
-        segmenter_batch_size=4,
-        segmenter_patience=24,
-        segmenter_learning_rate=1e-3,
-        learning_rate_schedule="cosine",
-        augmentation="free",
-        epoch_images=0,
-    ),
-    # The paper leaves encoder and learning rate of its segmenters open.
-    "paper": ComparisonConfig(
-        data="",
-        image_size=224,
-        segmenter="unet",
-        segmenter_encoder="resnet50",
-        weights="imagenet",
-        segmenter_loss="bce",
-        segmenter_epochs=700,
-        segmenter_batch_size=32,
-        segmenter_patience=20,
-        segmenter_learning_rate=1e-4,
-        learning_rate_schedule="constant",
-        augmentation="oral",
-        epoch_images=0,
-    ),
+    "segmentation": {"quick": _ORAL_QUICK, "paper": replace(_ORAL_PAPER, repeats=1)},
+    "search": {"quick": replace(_ORAL_QUICK, cross_validation=1), "paper": replace(_ORAL_PAPER, repeats=1)},
+    "comparison": {"quick": _ORAL_QUICK, "paper": _ORAL_PAPER},
+    "convergence": {
+        "quick": replace(_ORAL_QUICK, **_CONSTANT, cross_validation=1, repeats=3, epochs=60, patience=8),
+        "paper": replace(_ORAL_PAPER, **_CONSTANT),
+    },
 }
 
-CERVICAL_PRESETS = {
-    "quick": ComparisonConfig(
-        data="",
+_LABELLING = {
+    "quick": replace(
+        _SEGMENTATION_QUICK,
         image_size=128,
         val_fraction=0.2,
-        segmenter="unet",
         segmenter_loss="dice_focal",
         segmenter_epochs=40,
-        segmenter_batch_size=8,
         segmenter_patience=40,
-        segmenter_learning_rate=1e-3,
         segmenter_flips="both",
         segmenter_postprocessing=("largest_component", "fill_holes"),
-        learning_rate_schedule="cosine",
-        augmentation="free",
-        epoch_images=0,
     ),
     # The paper names its U-Net's loss, batch and optimiser, and neither its size nor its augmentation.
-    "paper": ComparisonConfig(
-        data="",
-        image_size=224,
+    "paper": replace(
+        _SEGMENTATION_PAPER,
         val_fraction=0.2,
-        segmenter="unet",
         segmenter_encoder="none",
         segmenter_loss="dice_focal",
         segmenter_width=64,
         segmenter_epochs=500,
-        segmenter_batch_size=32,
-        segmenter_patience=20,
-        segmenter_learning_rate=1e-4,
-        learning_rate_schedule="constant",
         augmentation="cervical",
-        epoch_images=0,
     ),
 }
+CERVICAL_PRESETS = {"labelling": _LABELLING}

@@ -10,7 +10,7 @@ from PIL import Image
 from tfseg.errors import RunError
 from tfseg.evaluation.report import write_metrics, write_report
 from tfseg.evaluation.statistics import summarise
-from tfseg.evaluation.tables import table_cells, table_markdown, table_text
+from tfseg.evaluation.tables import command_block, table_cells, table_markdown, table_text
 
 COMMAND = "tfseg train $TFSEG_DATA/ph2 --approach plain"
 PER_CLASS = {
@@ -109,6 +109,11 @@ def test_markdown(metrics):
     text = "\n".join(lines)
     assert "over 3 folds or runs (Student t)" in text and "bootstrap" in text
     assert "preset quick, seed 3, data $TFSEG_DATA/ph2, 1 h 02 min" in text
+
+
+def test_a_command_cannot_leave_its_block():
+    assert command_block("tfseg train d \\\n  --out o") == ["```sh", "tfseg train d \\   --out o", "```"]
+    assert command_block("echo ```` d") == ["`````sh", "echo ```` d", "`````"]
 
 
 def test_text_fits_the_terminal(metrics):

@@ -81,6 +81,26 @@ def test_a_map_that_ignores_the_weights_is_found_out():
     np.testing.assert_allclose(found.ssim, 1.0)
 
 
+def test_tokens_are_put_on_their_grid(classifier):
+    """Maps as tokens, behind a token without a place, they change as the maps themselves do."""
+    images, labels = squares(4)
+    maps = classifier.features.output
+    side, channels = maps.shape[1], maps.shape[-1]
+    tokens = keras.layers.Reshape((side**2, channels))(maps)
+    features = keras.Model(classifier.features.input, keras.layers.ZeroPadding1D((1, 0))(tokens))
+    inside = keras.Input((side**2 + 1, channels))
+    logits = keras.layers.Reshape((side, side, channels))(keras.layers.Cropping1D((1, 0))(inside))
+    for layer in classifier.head.layers[1:]:
+        logits = layer(logits)
+    head = keras.Model(inside, logits)
+    found = randomisation_check(features, head, images, "hires_cam", labels, grid=(side, side))
+    expected = randomisation_check(classifier.features, classifier.head, images, "hires_cam", labels)
+    np.testing.assert_allclose(found.spearman, expected.spearman, atol=1e-3)
+    np.testing.assert_allclose(found.ssim, expected.ssim, atol=1e-3)
+    with pytest.raises(ValueError, match="need a `grid`"):
+        randomisation_check(features, head, images)
+
+
 def pairs():
     generator = np.random.default_rng(4)
     left = generator.uniform(size=(4, 20, 24))

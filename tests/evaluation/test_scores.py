@@ -107,5 +107,6 @@ def test_localisation_is_against_the_lesion_dilated_twice():
     saliency[2, 5, 5] = 1.0
     scores = localisation_scores(saliency, lesions)
     np.testing.assert_allclose(scores["cam_iou"], [100 / 144, 0.0, np.nan])
+    np.testing.assert_allclose(scores["cam_iou_undilated"], [1.0, 0.0, np.nan])
     np.testing.assert_allclose(scores["cam_overlap"], [1.0, 0.0, np.nan])
     np.testing.assert_allclose(scores["cam_pointing"], [1.0, 0.0, np.nan])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tfseg.data.cases import Cases, MaskClasses
-from tfseg.evaluation.mask_classes import class_means, pooled_scores, score_classes
+from tfseg.evaluation.mask_classes import certain_map, class_means, pooled_scores, score_classes
 from tfseg.evaluation.segmentation import score_cases
 from tfseg.evaluation.thresholds import (
     best_threshold,
@@ -175,3 +175,22 @@ def test_one_channel_scores_background_and_lesion(make_cases):
     assert score_classes(make_cases([None], part="none"), np.zeros((1, 2, 2, 1)))["iou"].tolist() == []
     with pytest.raises(ValueError, match=r"must be \(2, h, w, 1\).*background.*lesion"):
         score_classes(cases, np.zeros((2, 2, 2, 3)))
+
+
+def test_a_mask_as_a_map():
+    classes = np.array([[0, 2], [1, 1]], np.uint8)
+    expected = [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 1, 0]]]
+    assert certain_map(classes, CELLS).tolist() == expected and certain_map(classes, CELLS).dtype == np.float32
+    # One channel is the lesion's; the background has none.
+    assert certain_map(np.array([[0, 1]], np.uint8), MaskClasses()).tolist() == [[[0.0], [1.0]]]
+
+
+@pytest.mark.parametrize("mask_classes", [CELLS, MaskClasses()], ids=["three", "two"])
+def test_a_mask_as_a_map_scores_in_full_against_itself(make_cases, mask_classes):
+    classes = np.array([[0, 1, len(mask_classes.names) - 1, 1]], np.uint8)
+    file = classes * np.uint8(255 if mask_classes.channels == 1 else 1)
+    table = score_classes(
+        make_cases([file, file[:, ::-1]], mask_classes), np.stack([certain_map(classes, mask_classes)] * 2)
+    )
+    same, mirrored = np.split(table["iou"].to_numpy(), 2)
+    assert same.tolist() == [1.0] * len(mask_classes.names) and (mirrored < 1.0).any()

@@ -11,7 +11,9 @@ from tfseg.commands.explain import Method
 from tfseg.data.decode import to_model_input
 from tfseg.errors import DataError, UserError
 from tfseg.evaluation.gradient_free import GRADIENT_FREE, ablation_cam
-from tfseg.export.explanations import Explainer, explain_folder
+from tfseg.evaluation.sanity import randomisation_check
+from tfseg.export.explanations import Explainer, explain_folder, shuffled_maps
+from tfseg.export.predictor import KerasPredictor
 from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.backbones import build_backbone
 from tfseg.models.classifier import build_classifier, inference_graph, segmentation_graph
@@ -160,3 +162,36 @@ def test_a_graph_whose_own_map_is_of_an_inner_layer(classifier, images):
     np.testing.assert_allclose(found, ClassActivationMap(upper, (SIDE, SIDE), "hires_cam")(maps)["saliency"], atol=1e-5)
     deeper = Explainer(graph, "hires_cam", layer="stage2_relu").predict(images)["saliency"]
     assert np.abs(deeper - found).max() > 0.01
+
+
+@pytest.mark.parametrize("head_only", [False, True])
+def test_shuffled_maps_are_of_what_the_backbone_sees(classifier, segmenter, images, seen, head_only):
+    """By the graph's own method, with the weights of backbone and head; the segmenter keeps its own."""
+    graph = inference_graph(classifier, CLASSES, "soft_mask", segmenter, saliency="layer_cam")
+    kept = [value.copy() for value in graph.get_weights()]
+    found = shuffled_maps(graph, images, head_only, seed=4)
+    expected = randomisation_check(classifier.features, classifier.head, seen, "layer_cam", head_only=head_only, seed=4)
+    assert found.layers == expected.layers and found.shuffled == expected.shuffled
+    assert found.shuffled == (["hidden"] if head_only else ["stage1_down_conv"])
+    np.testing.assert_allclose(found.spearman, expected.spearman, atol=1e-3)
+    np.testing.assert_allclose(found.ssim, expected.ssim, atol=1e-3)
+    for before, after in zip(kept, graph.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_shuffled_maps_of_an_inner_layer(classifier, images):
+    graph = inference_graph(classifier, CLASSES, saliency_layer="stage3_relu")
+    lower, upper = cut(classifier.features, "stage3_relu", classifier.head)
+    expected = randomisation_check(lower, upper, to_model_input(images))
+    np.testing.assert_allclose(shuffled_maps(graph, images).spearman, expected.spearman, atol=1e-3)
+
+
+def test_a_decision_needs_no_segmenter_that_hides_nothing(classifier, segmenter, images):
+    for approach, needed in (("plain", False), ("soft_mask", True)):
+        predictor = KerasPredictor(inference_graph(classifier, CLASSES, approach, segmenter))
+        deciding = predictor.deciding()
+        names = [layer.name for layer in deciding.graph.layers]
+        assert (segmenter.name in names) == needed
+        found = deciding.predict(images)
+        assert set(found) == {"probabilities"} and deciding.info.classes == CLASSES
+        np.testing.assert_allclose(found["probabilities"], predictor.predict(images)["probabilities"], atol=1e-6)

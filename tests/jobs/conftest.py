@@ -16,6 +16,7 @@ from tfseg.config import ComparisonConfig
 from tfseg.data.phantom import PhantomConfig, write_phantoms
 from tfseg.evaluation import scores
 from tfseg.jobs.comparison import run_comparison
+from tfseg.jobs.rows import ClassifierRow
 from tfseg.run import Run
 
 SIZE = 32
@@ -98,7 +99,7 @@ def deterministic():
 @pytest.fixture(scope="session")
 def finished(phantoms, tiny, deterministic, tmp_path_factory) -> tuple[Run, ComparisonConfig, list[str]]:
     """The shared run, its settings and what it said. Not to be changed."""
-    config, lines = tiny(phantoms, deterministic=True), []
+    config, lines, papers = tiny(phantoms, deterministic=True), [], {"plain": {"accuracy": 0.875}}
     try:
         run = run_comparison(
             config,
@@ -106,7 +107,7 @@ def finished(phantoms, tiny, deterministic, tmp_path_factory) -> tuple[Run, Comp
             experiment="train",
             preset="custom",
             command="tfseg train phantoms",
-            paper={"plain": {"accuracy": 0.875}},
+            rows=[ClassifierRow(name, name, paper=papers.get(name)) for name in config.approaches],
             say=lines.append,
         )
     finally:

@@ -41,7 +41,7 @@ CLASSIFICATION = {
     "brier",
     *(f"{name}_{average}" for name in ("precision", "recall", "f1") for average in ("macro", "weighted")),
 }
-LOCALISATION = {"cam_iou", "cam_overlap", "cam_pointing"}
+LOCALISATION = {"cam_iou", "cam_iou_undilated", "cam_overlap", "cam_pointing"}
 RELIANCE = {f"{where}_{what}" for where in ("background", "lesion") for what in ("flip_rate", "total_variation")}
 SEGMENTATION = {
     "dice",
@@ -446,7 +446,7 @@ class TestVariants:
         before = read_json(finished[0].path("cells", "segmenter-fold0.json"))["per_case"]["iou"]
         assert result["per_case"]["iou"] != pytest.approx(before)
         alone = predictor.predict(arrays.images)["mask"][..., 0]
-        np.testing.assert_allclose(grid.lesion_maps(masking_cell), 255 * alone, atol=0.51)
+        np.testing.assert_allclose(grid.maps_of(masking_cell), 255 * alone, atol=0.51)
 
     def test_only_masking_asks_the_segmenter_for_maps_of_all_cases(
         self, finished, phantoms, tiny, tmp_path, monkeypatch
@@ -467,7 +467,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("changes", "expected"),
         [
-            ({"weights": "nowhere.npz"}, "nowhere.npz"),
+            ({"weights": "nowhere.npz", "approaches": ("plain",)}, "nowhere.npz"),
             ({"approaches": ("plain", "hard_mask")}, "hard_mask"),
             ({"approaches": ("centiou",)}, "centiou"),
         ],

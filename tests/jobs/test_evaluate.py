@@ -13,11 +13,17 @@ from PIL import Image
 from scipy import ndimage
 
 from tfseg.data.phantom import PhantomConfig, write_phantoms
-from tfseg.errors import DataError, RunError, UserError
-from tfseg.export.predictor import load_predictor
+from tfseg.errors import ConfigError, DataError, RunError, UserError
+from tfseg.evaluation.explanations import explanation_scores
+from tfseg.evaluation.sanity import randomisation_check
+from tfseg.export.predictor import load_model, load_predictor
 from tfseg.jobs.evaluate import evaluate_model
 from tfseg.layers.outputs import ClassProbabilities
+from tfseg.models.classifier import build_classifier, inference_graph
 from tfseg.run import Run, read_json
+
+RELIANCE = [f"{where}_{what}" for where in ("background", "lesion") for what in ("flip_rate", "total_variation")]
+SANITY = [f"sanity_{name}{part}" for part in ("", "_head") for name in ("spearman", "ssim")]
 
 
 def quiet(line: str) -> None:
@@ -69,6 +75,15 @@ class TestFormats:
             assert expected[ours]["metrics"].keys() == received[theirs]["metrics"].keys()
             for metric, summary in expected[ours]["metrics"].items():
                 assert received[theirs]["metrics"][metric]["mean"] == pytest.approx(summary["mean"], abs=2e-3), metric
+
+    def test_reliance_stands_beside_localisation(self, evaluated):
+        for name, run in evaluated.items():
+            metrics = rows(run)["soft_mask" if name == "run" else "model"]["metrics"]
+            assert {"cam_iou", "cam_overlap", "cam_pointing", *RELIANCE} <= metrics.keys()
+            assert not any(metric.startswith(("insertion", "deletion", "sanity")) for metric in metrics)
+            assert "| cam_pointing | background_flip_rate | lesion_flip_rate |" in run.path("table.md").read_text(
+                "utf-8"
+            )
 
     def test_everything_is_written(self, evaluated):
         for run in evaluated.values():
@@ -134,6 +149,120 @@ class TestMasks:
         assert not (tmp_path / "out").exists()
 
 
+class TestExplanations:
+    """Further tests of the map, when they are asked for."""
+
+    @pytest.mark.parametrize("name", ["keras", "litert"])
+    def test_insertion_and_deletion(self, evaluated, exported, finished, phantoms, model_images, tmp_path, name):
+        keras_file = finished[0].path("models", "soft_mask", "model.keras")
+        model = keras_file if name == "keras" else exported[0]["files"]["float32"]
+        run = evaluate_model(model, phantoms, tmp_path / "out", pixel_steps=3, say=quiet)
+        predictor, images = load_predictor(keras_file), model_images(predictions(run).index)
+        expected = explanation_scores(
+            lambda changed, positions: predictor.predict(changed)["probabilities"],
+            images,
+            np.zeros(images.shape[:3], bool),
+            np.zeros(len(images), bool),
+            predictor.predict(images),
+            steps=3,
+        )
+        row = rows(run)["model"]
+        for metric in ("insertion_auc", "deletion_auc"):
+            assert row["metrics"][metric]["mean"] == pytest.approx(expected[metric].mean(), abs=2e-3)
+        before = rows(evaluated[name])["model"]["metrics"]
+        assert {metric: row["metrics"][metric] for metric in before} == before
+        assert row["settings"] == {"pixel_steps": 3}
+        assert read_json(run.path("config.json"))["pixel_steps"] == 3
+        text = run.path("table.md").read_text("utf-8")
+        assert "| lesion_flip_rate | insertion_auc | deletion_auc |" in text
+        assert "model: insertion (high is good) and deletion (low is good) in 3 steps." in text
+        with pytest.raises(RunError, match="pixel_steps"):
+            evaluate_model(model, phantoms, tmp_path / "out", say=quiet)
+
+    @pytest.fixture
+    def few(self, copied, rows_of, write_rows):
+        """Four cases and one without a label."""
+        table = rows_of(copied / "labels.csv")
+        write_rows(copied / "labels.csv", [{**table[0], "label": ""}, *table[1:5]])
+        return copied
+
+    def test_sanity_of_what_the_backbone_sees(self, finished, few, model_images, tmp_path):
+        model = finished[0].path("models", "soft_mask", "model.keras")
+        evaluated = evaluate_model(model, few, tmp_path / "out", sanity=True, say=quiet)
+        table = predictions(evaluated)
+        images = model_images(table.index[table["true"] != ""]).astype(np.float32) / 255
+        assert len(images) == 4
+        graph = load_model(model)
+        seen = keras.Model(graph.input, graph.get_layer("soft_mask").output)(images).numpy()
+        parts = graph.get_layer("features"), graph.get_layer("saliency").head
+        row = rows(evaluated)["model"]
+        for part, head_only in (("", False), ("_head", True)):
+            # As many cases as there are: drawn without leaving one out, in an order of their own.
+            order = np.random.default_rng(0).permutation(4)
+            expected = randomisation_check(*parts, seen[order], head_only=head_only)
+            for name, (values,) in (("spearman", expected.spearman), ("ssim", expected.ssim)):
+                found = row["metrics"][f"sanity_{name}{part}"]["mean"]
+                mean = values[~np.isnan(values)].mean() if not np.isnan(values).all() else None
+                assert found == (None if mean is None else pytest.approx(mean, abs=5e-3)), (name, part)
+        assert row["settings"] == {"sanity": True}
+        assert any("likeness of 4 maps to those of shuffled weights" in note for note in row["notes"])
+
+    def test_at_most_so_many_maps(self, finished, phantoms, tmp_path, monkeypatch):
+        from tfseg.jobs import evaluate
+
+        sizes = []
+        monkeypatch.setattr(evaluate, "SANITY_CASES", 5)
+        shuffled_maps = evaluate.shuffled_maps
+        monkeypatch.setattr(
+            evaluate,
+            "shuffled_maps",
+            lambda graph, images, head: sizes.append(len(images)) or shuffled_maps(graph, images, head),
+        )
+        model = finished[0].path("models", "plain", "model.keras")
+        run = evaluate_model(model, phantoms, tmp_path / "out", sanity=True, say=quiet)
+        assert sizes == [5, 5]
+        assert set(SANITY) <= rows(run)["model"]["metrics"].keys()
+        assert "likeness of 5 maps" in run.path("report.html").read_text("utf-8")
+
+    @pytest.mark.parametrize("blind", [True, False], ids=["blind", "seeing"])
+    def test_a_map_that_ignores_the_weights_is_told(self, few, tmp_path, blind):
+        """The backbone's maps are the image, and a head that weighs its colours alike shows brightness."""
+        image = keras.Input((32, 32, 3))
+        kept = keras.layers.DepthwiseConv2D(1, use_bias=False, depthwise_initializer="ones")
+        classifier = build_classifier(keras.Model(image, kept(image), name="features"), 2, units=None)
+        # Shuffled, the seeing head speaks for another colour: after that the map is of other pixels.
+        kernel = np.full((3, 2), 0.5) if blind else np.array([[9.0, -9.0], [-9.0, 9.0], [-9.0, 9.0]])
+        classifier.head.set_weights([kernel, np.array([0.1, 0.1])])
+        inference_graph(classifier, ("benign", "malignant")).save(tmp_path / "model.keras")
+        lines: list[str] = []
+        run = evaluate_model(tmp_path / "model.keras", few, tmp_path / "out", sanity=True, say=lines.append)
+        alike = rows(run)["model"]["metrics"]["sanity_spearman"]["mean"]
+        told = [line for line in lines if "hardly change" in line]
+        if blind:
+            assert alike == pytest.approx(1.0, abs=1e-6)
+            assert len(told) == 1 and "warning: " in told[0] and "(mean rank correlation 1.00)" in told[0]
+        else:
+            assert alike is None or alike <= 0.5
+            assert told == []
+
+    def test_what_can_not_be_tested(self, finished, exported, phantoms, copied, tmp_path, rows_of, write_rows):
+        run, files = finished[0], exported[0]["files"]
+        segmenter, plain = run.path("models", "segmenter.keras"), run.path("models", "plain", "model.keras")
+        for model in files.values():
+            with pytest.raises(ConfigError, match="`sanity` shuffles weights, which needs a run or a .keras file"):
+                evaluate_model(model, phantoms, tmp_path / "out", sanity=True, say=quiet)
+        for options in ({"pixel_steps": 2}, {"sanity": True}):
+            with pytest.raises(ConfigError, match=rf"`{min(options)}`: .*segmenter.keras gives \['mask'\]"):
+                evaluate_model(segmenter, phantoms, tmp_path / "out", **options, say=quiet)
+        for steps in (-1, 32 * 32 + 1):
+            with pytest.raises(ConfigError, match=rf"`pixel_steps` must lie in \[0, 1024\].* received {steps}"):
+                evaluate_model(plain, phantoms, tmp_path / "out", pixel_steps=steps, say=quiet)
+        write_rows(copied / "labels.csv", [row | {"label": ""} for row in rows_of(copied / "labels.csv")])
+        with pytest.raises(UserError, match="`pixel_steps` and `sanity` are for cases with a label"):
+            evaluate_model(plain, copied, tmp_path / "out", sanity=True, say=quiet)
+        assert not (tmp_path / "out").exists()
+
+
 class TestParts:
     @pytest.fixture
     def divided(self, copied, finished, rows_of, write_rows):
@@ -151,7 +280,7 @@ class TestParts:
         evaluated = evaluate_model(run.folder, divided, tmp_path / "out", row="plain", part="test", say=quiet)
         assert set(predictions(evaluated).index) == set(read_json(run.path("splits.json"))[0]["test"])
         stored = {row["name"]: row["metrics"] for row in read_json(run.path("metrics.json"))["rows"]}
-        for metric in ("accuracy", "auc", "brier", "cam_iou"):
+        for metric in ("accuracy", "auc", "brier", "cam_iou", *RELIANCE):
             ours = rows(evaluated)["plain"]["metrics"][metric]["mean"]
             assert ours == pytest.approx(stored["plain"][metric]["mean"], abs=2e-3), metric
         dice = rows(evaluated)["segmenter"]["metrics"]["dice"]["mean"]

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError, Paused, RunError, TrainingError
 from tfseg.jobs import grid
-from tfseg.jobs.grid import Cell, grid_progress, run_grid, stored
+from tfseg.jobs.grid import Cell, finish_grid, grid_progress, run_grid, seeded, stored, wanted_cells
 from tfseg.jobs.runs import list_runs, runs_text, stored_config
 from tfseg.run import Run, read_json, write_json
 from tfseg.session import Session
@@ -85,6 +86,26 @@ def test_a_part_of_the_grid_with_what_it_needs(run, computed, session, expected)
     assert whole.complete and len(computed) == 10, "what was there is not computed again"
 
 
+def test_what_is_stored_takes_no_time(run, computed):
+    whole, _ = go(run, computed)
+    assert go(run, computed, max_minutes=1e-9)[0] == whole and len(computed) == 10
+
+
+def test_rows_without_a_name_come_with_the_whole_table_alone():
+    cells = [Cell("extra"), Cell("plain"), Cell("extra", 1), Cell("plain", 1)]
+    assert wanted_cells(cells, Session(), ("plain",), 2) == cells
+    assert wanted_cells(cells, Session(folds=("1",)), ("plain",), 2) == cells[2:]
+    assert wanted_cells(cells, Session(cells=("plain",)), ("plain",), 2) == [cells[1], cells[3]]
+
+
+def test_every_cell_has_its_own_seed():
+    config = ComparisonConfig(data="d", seed=7)
+    assert seeded(config, Cell("plain")).seed == 7
+    assert seeded(config, Cell("plain", 2, 3)).seed == 3_002_007
+    seeds = {seeded(config, Cell("plain", fold, repeat)).seed for fold in range(10) for repeat in range(10)}
+    assert len(seeds) == 100
+
+
 def test_a_wrong_part_is_named_before_anything_runs(run, computed):
     for session in ({"cells": ("soft_mask",)}, {"folds": ("2",)}):
         with pytest.raises(ConfigError):
@@ -119,6 +140,96 @@ def test_other_errors_stop_and_are_recorded(run, computed):
         go(run, computed)
     state = read_json(run.path("state.json"))
     assert (state["state"], state["message"], len(state["done"])) == ("interrupted", "a bug", 2)
+
+
+def test_an_interruption_is_recorded(run, computed):
+    def then(cell, sitting):
+        raise KeyboardInterrupt
+
+    computed.then = then
+    with pytest.raises(KeyboardInterrupt):
+        go(run, computed)
+    state = read_json(run.path("state.json"))
+    assert (state["state"], state["message"]) == ("interrupted", "KeyboardInterrupt")
+
+
+def test_the_state_is_kept_up_with_every_cell(run, computed):
+    done = []
+    computed.then = lambda cell, sitting: done.append(read_json(run.path("state.json")))
+    go(run, computed, only=[Cell("plain"), Cell("soft"), Cell("plain", 1)])
+    assert {state["state"] for state in done} == {"running"}
+    assert [state["done"] for state in done] == [[], ["plain-fold0"], ["plain-fold0", "soft-fold0"]]
+    assert done[1]["missing"] == ["soft-fold0", "plain-fold1"]
+
+
+def test_nothing_is_left_beside_the_results(run, computed):
+    """Checkpoints go with the training that they are of, if it broke down too; locks with the cell."""
+
+    def then(cell, sitting):
+        sitting.checkpoint.parent.mkdir(exist_ok=True)
+        sitting.checkpoint.touch()
+        if cell.fold == 1:
+            raise TrainingError("the loss is no number")
+
+    computed.then = then
+    go(run, computed, only=[Cell("plain"), Cell("plain", 1)])
+    assert not run.path("checkpoints").exists()
+    assert [path.name for path in run.path("cells").iterdir()] == ["plain-fold0.json"]
+
+
+def test_a_paused_training_keeps_its_checkpoint(run, computed):
+    def then(cell, sitting):
+        sitting.checkpoint.parent.mkdir()
+        sitting.checkpoint.touch()
+        raise Paused("time is over after epoch 1")
+
+    computed.then = then
+    with pytest.raises(Paused):
+        go(run, computed, only=[Cell("plain")])
+    assert run.path("checkpoints", "plain-fold0.npz").exists() and not list(run.path("cells").iterdir())
+    state = read_json(run.path("state.json"))
+    assert (state["state"], state["message"]) == ("paused", "time is over after epoch 1")
+
+
+class TestFinish:
+    CELLS = (Cell("plain"), Cell("soft"))
+
+    def finish(self, run, compute, **session):
+        reports = []
+        try:
+            finish_grid(run, self.CELLS, compute, Session(**session), ROWS, 1, reports.append, lambda line: None)
+        finally:
+            (self.report,) = reports
+            self.state = read_json(run.path("state.json"))["state"]
+
+    def test_a_whole_grid(self, run, computed):
+        self.finish(run, computed)
+        assert self.report.complete and self.state == "finished"
+
+    def test_a_part_of_it(self, run, computed):
+        self.finish(run, computed, cells=("soft",))
+        assert self.report.done == (Cell("soft"),) and self.state == "partial"
+
+    def test_time_is_over(self, run, computed):
+        def then(cell, sitting):
+            if cell.row == "soft":
+                raise Paused("time is over after epoch 1")
+
+        computed.then = then
+        with pytest.raises(Paused):
+            self.finish(run, computed)
+        assert self.report.done == (Cell("plain"),) and self.report.missing == (Cell("soft"),)
+        assert self.state == "paused"
+
+    def test_a_cell_broke_down(self, run, computed):
+        def then(cell, sitting):
+            if cell.row == "plain":
+                raise TrainingError("the loss is no number")
+
+        computed.then = then
+        with pytest.raises(TrainingError, match="1 of 2 cells failed:\n  plain-fold0: the loss is no number"):
+            self.finish(run, computed)
+        assert self.report.done == (Cell("soft"),) and self.state == "failed"
 
 
 def test_time_runs_out_between_cells(run, computed):

@@ -7,9 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tfseg.errors import ConfigError, DataError
+from tfseg.approaches import APPROACHES
+from tfseg.errors import ConfigError, DataError, UserError
+from tfseg.experiment import parse_experiment
 from tfseg.jobs.study.job import run_study
 from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.jobs.study.tables import study_markdown
@@ -34,11 +37,14 @@ def contradicting(phantoms, tmp_path, rows_of, write_rows) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("preset", list(ORAL_PRESETS))
+SEGMENTATION = ORAL_PRESETS["segmentation"]
+
+
+@pytest.mark.parametrize("preset", list(SEGMENTATION))
 def test_the_rows_can_be_built(preset):
     rows = {row.name: row for row in runpy.run_path(str(SCRIPT))["segmentation_rows"]()}
     assert list(rows) == ["all_foreground", "random_mask", "fcn", "deeplab", "unet"]
-    named = {name: row.config(replace(ORAL_PRESETS[preset], data="d")) for name, row in rows.items()}
+    named = {name: row.config(replace(SEGMENTATION[preset], data="d")) for name, row in rows.items()}
     assert {name: config.segmenter for name, config in named.items() if not rows[name].baseline} == {
         "fcn": "fcn_8s",
         "deeplab": "deeplab_v3_plus",
@@ -132,8 +138,96 @@ def test_data_without_masks_is_refused(copied, monkeypatch, tmp_path, rows_of, w
         runpy.run_path(str(SCRIPT))["run"]()
 
 
-def test_a_stage_that_there_is_not(phantoms, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["oral.py", "--data", str(phantoms), "--stage", "search"])
-    with pytest.raises(SystemExit) as caught:
+def test_a_stage_that_there_is_not(phantoms, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["oral.py", "--data", str(phantoms), "--stage", "dreaming"])
+    with pytest.raises(UserError, match="one of segmentation, search, comparison, convergence, received 'dreaming'"):
         runpy.run_path(str(SCRIPT))["run"]()
-    assert caught.value.code == 2 and "--stage" in capsys.readouterr().err
+
+
+class TestClassifierRows:
+    @pytest.fixture
+    def parsed(self, monkeypatch):
+        """``parsed(words)``: the script's names, and what its command line says."""
+
+        def parse(*words):
+            script = runpy.run_path(str(SCRIPT))
+            options = {"options": script["OPTIONS"], "stages": True}
+            return script, parse_experiment(ORAL_PRESETS, "", ["--data", "d", *words], **options)
+
+        return parse
+
+    def test_table_1_of_the_paper(self, parsed):
+        words = ("--stage", "comparison", "--preset", "paper", "--squeezenet-weights", "s.h5")
+        script, experiment = parsed(*words)
+        rows = {row.name: row for row in script["classifier_rows"](experiment)}
+        assert len(rows) == 16
+        assert rows["vit_b16_centiou"].changes == {
+            "backbone": "vit_b16",
+            "learning_rate": 1.67e-6,
+            "cross_entropy_share": 0.6,
+        }
+        assert rows["convnext_small_soft_mask"].paper == {"accuracy": 0.8452}
+        assert rows["swin_s_plain"].changes["learning_rate"] == 5.28e-7
+        squeezenet = rows["squeezenet_1_0_hard_mask"].config(experiment.config)
+        assert (squeezenet.head, squeezenet.dropout, squeezenet.weights) == ("convolution", 0.5, "s.h5")
+        assert (squeezenet.epochs, squeezenet.repeats, squeezenet.patience) == (700, 20, 20)
+        with pytest.raises(ConfigError, match="give `--squeezenet-weights FILE`"):
+            script["classifier_rows"](parsed(*words[:4])[1])
+
+    def test_what_the_paper_lacks(self, parsed):
+        words = ("--stage", "comparison", "--rows", "all", "--networks", "small_cnn", "--weights-dir", "w")
+        script, experiment = parsed(*words)
+        rows = {row.name.removeprefix("small_cnn_"): row for row in script["classifier_rows"](experiment)}
+        assert {row.approach for row in rows.values() if APPROACHES[row.approach].control} == {
+            name for name, approach in APPROACHES.items() if approach.control
+        }
+        assert rows["centiou_published"].changes["saliency_gradient"] == "none"
+        assert [name for name, row in rows.items() if row.changes.get("background_swap")] == [
+            "plain_swap",
+            "hard_mask_swap",
+            "centiou_swap",
+        ]
+        assert rows["plain"].config(experiment.config).weights_dir is None, "there are no weights of it"
+
+    def test_table_3_of_the_paper(self, parsed):
+        script, experiment = parsed("--stage", "convergence")
+        rows = {row.name: row for row in script["convergence_rows"](experiment)}
+        assert list(rows)[:2] == ["squeezenet_1_1_plain", "squeezenet_1_1_centiou"]
+        assert rows["squeezenet_1_1_centiou"].paper == {
+            "epochs": 214,
+            "seconds_per_epoch": 102,
+            "train_seconds": 21900,
+        }
+        assert rows["mobilenet_v2_plain"].paper is None
+        config = rows["mobilenet_v2_plain"].config(experiment.config)
+        assert (config.learning_rate_schedule, config.segmenter, config.repeats) == ("constant", "none", 3)
+
+
+def test_the_best_of_a_search_is_what_the_comparison_takes(phantoms, tmp_path, monkeypatch):
+    """From the command line, on pictures of a few pixels: hard_mask finds the segmenter that soft_mask takes too."""
+    found, compared = tmp_path / "search", tmp_path / "comparison"
+    line = ["oral.py", "--data", str(phantoms), "--image-size", "32", "--networks", "small_cnn"]
+    line += ["--segmenter-epochs", "1", "--segmenter-width", "8", "--segmenter-depth", "2", "--epochs", "1"]
+    monkeypatch.setattr("sys.argv", [*line, "--stage", "search", "--trials", "2", "--out", str(found)])
+    assert runpy.run_path(str(SCRIPT))["run"]() == 0
+    best = {name: read_json(found / f"small_cnn_{name}" / "best.json") for name in ("plain", "soft_mask", "centiou")}
+    assert best["soft_mask"]["segmenter_file"] == str(found / "small_cnn_hard_mask" / "models" / "segmenter.keras")
+    assert all(1e-4 <= values["learning_rate"] <= 3e-3 for values in best.values())
+    assert best["centiou"]["cross_entropy_share"] in np.round(np.arange(0.4, 0.91, 0.05), 2)
+
+    line += ["--stage", "comparison", "--cross-validation", "3", "--folds", "0", "--rows", "all"]
+    monkeypatch.setattr("sys.argv", [*line, "--searched", str(tmp_path), "--out", str(compared)])
+    with pytest.raises(ConfigError, match="small_cnn_plain/best.json does not exist; run `--stage search`"):
+        runpy.run_path(str(SCRIPT))["run"]()
+    assert not compared.exists()
+    line += ["--searched", str(found), "--out", str(compared), "--cells", "small_cnn_plain", "small_cnn_oracle"]
+    monkeypatch.setattr("sys.argv", line)
+    assert runpy.run_path(str(SCRIPT))["run"]() == 0
+    metrics = read_json(compared / "metrics.json")
+    rows = {row["name"]: row for row in metrics["rows"]}
+    assert metrics["cells"] == 3 * 13 and not metrics["complete"]
+    assert set(rows) == {"segmenter", "small_cnn_plain", "small_cnn_oracle"}
+    assert rows["small_cnn_plain"]["settings"]["learning_rate"] == best["plain"]["learning_rate"]
+    masked = read_json(found / "small_cnn_hard_mask" / "best.json")
+    assert rows["small_cnn_oracle"]["settings"]["learning_rate"] == masked["learning_rate"]
+    assert "recall of" in (compared / "table.md").read_text()

@@ -17,7 +17,7 @@ from PIL import Image
 from tfseg.commands.search import Search
 from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError, Paused, RunError, TrainingError
-from tfseg.jobs import preparation
+from tfseg.jobs import masks, preparation
 from tfseg.jobs.runs import list_runs, stored_config
 from tfseg.jobs.search import job as search_job
 from tfseg.jobs.search import trials as search_trials
@@ -184,7 +184,7 @@ class TestResults:
 
 class TestParts:
     def test_the_segmenter_of_a_masking_approach_is_trained_once(self, search, trainer, monkeypatch):
-        trained, predicted, original = [], [], segmenter.predict_masks
+        trained, predicted, original = [], [], masks.predict_masks
 
         def train(config, arrays, split, sitting):
             trained.append(config)
@@ -198,7 +198,7 @@ class TestParts:
             return original(graph, arrays, positions)
 
         monkeypatch.setattr(segmenter, "train_segmenter", train)
-        monkeypatch.setattr(segmenter, "predict_masks", predict)
+        monkeypatch.setattr(masks, "predict_masks", predict)
         trainer.stop_at = 2
         options = {"approaches": ("soft_mask",), "segmenter": "unet"}
         with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import CENTIOU_FIELDS, CLASSIFIER_FIELDS, ComparisonConfig
 from tfseg.errors import ConfigError
 from tfseg.jobs.search import space as search_space
 from tfseg.jobs.search.space import combinations, plan_search, read_field, space_text
@@ -90,6 +90,7 @@ def test_wrong_words(word, message):
     ("config", "words", "options", "message"),
     [
         (ComparisonConfig(data="d"), ["dropout"], {}, "one approach, received plain, hard_mask"),
+        (replace(PLAIN, approaches=("oracle",)), ["dropout"], {}, "oracle is a control"),
         (PLAIN, [], {}, "declared beside a field are: .*learning_rate"),
         (PLAIN, ["dropout", "dropout=0.1,0.2"], {}, "names dropout twice"),
         (PLAIN, ["split_seed=1,2"], {}, "measured on the same cases"),
@@ -131,12 +132,9 @@ def test_combinations():
 
 
 def test_the_names_are_fields_and_approaches():
-    from tfseg.layers.masking import MASK_LAYERS
-
     known = {entry.name for entry in fields(ComparisonConfig)}
     of_data, of_machine = search_space.OF_DATA, search_space.OF_MACHINE
-    assert {*of_data, *of_machine, *search_space.OF_CLASSIFIER, *search_space.OF_LOSS} <= known
-    assert set(search_space.MASKING) == set(MASK_LAYERS)
+    assert {*of_data, *of_machine, *CENTIOU_FIELDS, *CLASSIFIER_FIELDS, *search_space.OF_LOSS} <= known
 
 
 def test_mistakes_are_found_without_tensorflow():

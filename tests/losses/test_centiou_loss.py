@@ -30,6 +30,21 @@ def test_an_image_without_lesion_leaves_the_overlap_out():
     assert float(loss) == pytest.approx(0.6 * 0.8 - 0.4 * 1.5 / 2.2, rel=1e-5)
 
 
+def test_a_lesion_may_be_faint_but_must_be_known():
+    """Moved masks have values between 0 and 1; a lesion below unknown pixels alone is none."""
+    saliency, lesion = (np.concatenate([grid([[value, 0], [0, 0]])] * 2) for value in (0.25, 0.5))
+    iou, has_lesion = soft_iou(saliency, lesion, np.concatenate([grid([[1, 1], [1, 1]]), grid([[0, 1], [1, 1]])]))
+    # Σ s·m = 0.125; Σ (s + m − s·m) = 0.25 + 0.5 − 0.125 = 0.625.
+    np.testing.assert_allclose(iou, [0.125 / 0.625, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(has_lesion, [1.0, 0.0])
+
+
+def test_an_overlap_counts_only_where_there_is_a_lesion():
+    cross_entropy, iou, has_lesion = (np.array(values, np.float32) for values in ([0.6, 1.0], [0.5, 0.9], [1, 0]))
+    loss = centiou_loss(cross_entropy, iou, has_lesion, 0.6)
+    assert float(loss) == pytest.approx(0.6 * 0.8 - 0.4 * 0.5, rel=1e-6)
+
+
 def test_a_batch_without_any_lesion_is_plain_cross_entropy():
     loss = centiou_loss(np.array([0.6, 1.0], np.float32), np.zeros(2, np.float32), np.zeros(2, np.float32), 0.6)
     assert float(loss) == pytest.approx(0.6 * 0.8, rel=1e-6)
@@ -48,6 +63,7 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     assert float(parts[0]) + float(parts[1]) == pytest.approx(float(whole), rel=1e-5)
 
 
-def test_the_share_must_lie_between_zero_and_one():
-    with pytest.raises(ValueError, match="cross_entropy_share"):
-        centiou_loss(np.ones(1, np.float32), np.ones(1, np.float32), np.ones(1, np.float32), 1.5)
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_the_share_must_lie_between_zero_and_one(share):
+    with pytest.raises(ValueError, match=f"cross_entropy_share.*{share}"):
+        centiou_loss(np.ones(1, np.float32), np.ones(1, np.float32), np.ones(1, np.float32), share)

@@ -136,6 +136,55 @@ def test_as_published_the_map_moves_no_weight():
     assert float(published.objective(image, targets)[0]) != float(cross_entropy())
 
 
+def test_as_published_the_map_begins_at_one_half():
+    """The map of class 0 is the first channel: 1, exactly one half and a quarter; the first two are the lesion."""
+    image = keras.Input((SIDE, SIDE, 3), name="image")
+    features = keras.Model(image, keras.layers.Identity(name="maps")(image), name="features")
+    classifier = Classifier(features, build_head((SIDE, SIDE, 3), 3, None))
+    classifier.head.get_layer("logits").set_weights([np.eye(3, dtype=np.float32), np.zeros(3, np.float32)])
+    picture, lesion = np.zeros((1, SIDE, SIDE, 3), np.float32), np.zeros((1, SIDE, SIDE, 1), np.float32)
+    picture[0, 0, :3, 0], lesion[0, 0, :2] = (1.0, 0.5, 0.25), 1.0
+    targets = {"label": np.array([0], np.int32), "lesion": lesion, "valid": np.ones_like(lesion)}
+    for gradient, expected in (("none", 1.0), ("full", 1.5 / 2.25)):
+        _, parts = CEntIoUModel(classifier, saliency_gradient=gradient).objective(picture, targets)
+        assert float(parts["iou"][0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_scaled_loss_moves_the_weights_as_far():
+    ends = []
+    for optimizer in (keras.optimizers.SGD(1.0), keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), 256.0)):
+        model = CEntIoUModel(smooth_classifier(6, seed=7), SHARE)
+        start = model.get_weights()
+        model.compile(optimizer, run_eagerly=True)
+        model.train_on_batch(*batch())
+        ends.append(model.get_weights())
+    assert max(np.abs(left - right).max() for left, right in zip(start, ends[0], strict=True)) > 1e-2
+    for left, right in zip(*ends, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-6)
+
+
+def test_only_training_is_told_so():
+    """Batch norm's statistics move and dropout drops in a training step, and neither does in a test."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3), name="image")
+    features = keras.Model(image, convolution_block(image, 8, "down", strides=2), name="features")
+    model = CEntIoUModel(build_classifier(features, 3, units=8, dropout=0.5), SHARE)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    values = batch(4, 16)
+
+    def statistics():
+        return np.concatenate([variable.numpy() for variable in features.non_trainable_variables])
+
+    start = statistics()
+    tested = [model.test_on_batch(*values, return_dict=True)["loss"] for _ in range(2)]
+    np.testing.assert_array_equal(statistics(), start)
+    assert tested[0] == tested[1]
+    model.train_on_batch(*values)
+    assert np.abs(statistics() - start).max() > 1e-3
+    first, second = (model.objective(*values, training=True)[1]["logits"] for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+
+
 def test_the_share_of_one_is_cross_entropy():
     classifier = smooth_classifier(6, seed=7)
     image, targets, _ = batch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tfseg.errors import Paused, RunError
+from tfseg.training import checkpoint
 from tfseg.training.callbacks import BestEpoch, Plateau, Thaw
 from tfseg.training.fit import fit, make_optimizer
 from tfseg.training.sitting import Sitting
@@ -18,13 +20,13 @@ from tfseg.training.sitting import Sitting
 EPOCHS, STEPS = 6, 2
 
 
-def network(optimizer=None):
+def network(optimizer=None, units=8):
     """Batch norm, dropout and Adam: statistics, random state and moments all have to be kept."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     layers = [
         keras.Input((4,)),
-        keras.layers.Dense(8, name="first"),
+        keras.layers.Dense(units, name="first"),
         keras.layers.BatchNormalization(momentum=0.9),
         keras.layers.Dropout(0.4),
         keras.layers.Dense(1, name="last"),
@@ -222,6 +224,13 @@ class TestMistakes:
         with pytest.raises(RunError, match="is of another model"):
             train(model, Sitting(path))
 
+    def test_a_model_of_another_width(self, tmp_path):
+        """As many variables, of other shapes."""
+        path = tmp_path / "checkpoint.npz"
+        train(network(), Sitting(path), epochs=1)
+        with pytest.raises(RunError, match="is of another model"):
+            train(network(units=9), Sitting(path))
+
     def test_who_is_not_the_chief_writes_nothing(self, tmp_path):
         train(network(), Sitting(tmp_path / "checkpoint.npz", chief=False), epochs=2)
         assert list(tmp_path.iterdir()) == []
@@ -229,8 +238,6 @@ class TestMistakes:
 
 def test_writing_costs_little(tmp_path, monkeypatch):
     """A file that takes long to write is not written after every short epoch."""
-    from tfseg.training import checkpoint
-
     written = []
     save = checkpoint.Checkpoint._save
 
@@ -242,6 +249,83 @@ def test_writing_costs_little(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.Checkpoint, "_save", slow)
     train(network(), Sitting(tmp_path / "checkpoint.npz"), patience=99)
     assert written == [1, EPOCHS], "the first, to know what it costs, and the last"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_the_optimizer_and_the_random_layers_know_is_kept(tmp_path, stopped):
+    def kept(model):
+        seeds = [
+            variable
+            for layer in model.layers
+            for variable in getattr(layer, "variables", [])
+            if "seed" in variable.path
+        ]
+        return [np.asarray(variable) for variable in (*model.optimizer.variables, *seeds)]
+
+    model, path = network(), tmp_path / "checkpoint.npz"
+    model.fit(*batch(0), verbose=0)
+    model.optimizer.learning_rate = 0.0125
+    keeper = checkpoint.Checkpoint(Sitting(path), {})
+    keeper.set_model(model)
+    keeper.set_params({"epochs": 9})
+    model.stop_training = stopped
+    keeper.on_epoch_begin(3)
+    keeper.on_epoch_end(3)
+    again, other = network(), checkpoint.Checkpoint(Sitting(path), {})
+    other.set_model(again)
+    assert other.read() == {"epoch": 4, "stopped": stopped}
+    other.restore()
+    assert int(again.optimizer.iterations) == 1 and float(again.optimizer.learning_rate) == pytest.approx(0.0125)
+    ours, theirs = kept(again), kept(model)
+    # Step, rate, two moments of each of six weights, and the state of the dropout.
+    assert len(ours) == 2 + 2 * 6 + 1 and any(np.any(value) for value in ours[2:])
+    for left, right in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+class Clock:
+    """Epochs of so many seconds, and a file that takes so many to write, without waiting for either."""
+
+    def __init__(self, monkeypatch, folder, deadline=None, epoch=10.0, cost=0.0):
+        self.now, self.epoch, self.written = 0.0, epoch, []
+        monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.keeper = checkpoint.Checkpoint(Sitting(folder / "checkpoint.npz", deadline), {})
+        self.keeper.set_model(network())
+        self.keeper.set_params({"epochs": 9})
+        self.keeper.model.stop_training = False
+
+        def save(epoch, stopped):
+            self.written.append(epoch)
+            self.now += cost
+
+        monkeypatch.setattr(self.keeper, "_save", save)
+
+    def run(self, epochs):
+        self.keeper.on_train_begin()
+        for epoch in range(epochs):
+            self.keeper.on_epoch_begin(epoch)
+            self.now += self.epoch
+            self.keeper.on_epoch_end(epoch)
+        return self.written
+
+
+@pytest.mark.parametrize(("deadline", "cost", "epochs"), [(25.0, 0.0, 2), (30.0, 0.0, 3), (36.0, 4.0, 2)])
+def test_an_epoch_that_would_be_lost_is_not_begun(monkeypatch, tmp_path, deadline, cost, epochs):
+    """10 s an epoch: the second ends at 20 and a third would at 30; a file of 4 s makes that 38."""
+    clock = Clock(monkeypatch, tmp_path, deadline, cost=cost)
+    with pytest.raises(Paused, match=f"after epoch {epochs}$"):
+        clock.run(8)
+    assert clock.written[-1] == epochs, "what is paused is stored"
+
+
+def test_the_last_epoch_is_no_pause(monkeypatch, tmp_path):
+    clock = Clock(monkeypatch, tmp_path, deadline=95.0)
+    assert clock.run(9)[-1] == 9
+
+
+def test_writing_takes_a_twentieth_of_the_time(monkeypatch, tmp_path):
+    """A file of 4 s is due 80 s after the last one, which ended at 34: at the end of the fourth epoch, 124."""
+    assert Clock(monkeypatch, tmp_path, epoch=30.0, cost=4.0).run(6) == [1, 4]
 
 
 def test_keras_names_have_not_changed():

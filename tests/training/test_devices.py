@@ -17,14 +17,16 @@ TRAININGS = ("plain", "centiou", "segmentation")
 
 
 def batches(adapt, sizes, seed=0):
-    """Batches of the given sizes in which only the first image has a lesion, so that one replica has none."""
+    """Batches of the given sizes; every other one has a lesion in its first image alone, so that one of two replicas
+    has none, and the rest in the first three images, so that one has two and the other has one."""
     import tensorflow as tf
 
     generator = np.random.default_rng(seed)
     count = sum(sizes)
     mask = np.zeros((count, SIDE, SIDE, 1), np.float32)
     starts = np.cumsum([0, *sizes[:-1]])
-    mask[starts, 3:9, 4:12] = 1.0
+    several = starts[1::2]
+    mask[np.concatenate([starts, several + 1, several + 2]), 3:9, 4:12] = 1.0
     valid = np.ones_like(mask)
     valid[:, :2] = 0.0
     cases = {

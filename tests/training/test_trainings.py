@@ -7,20 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig
 from tfseg.data.augment import RECIPES, Augmentation
 from tfseg.data.batches import class_weights, make_batches
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError, UserError
+from tfseg.jobs.masks import lesion_maps, predict_masks
 from tfseg.layers.outputs import model_info
 from tfseg.losses.dice import DiceCrossEntropy
-from tfseg.models.classifier import APPROACHES, inference_graph
+from tfseg.models.classifier import inference_graph
 from tfseg.training import classifier as classifier_module
 from tfseg.training import segmenter as segmenter_module
 from tfseg.training import setup
 from tfseg.training.classifier import train_classifier
 from tfseg.training.devices import training_batch_size, validation_batch_size
-from tfseg.training.segmenter import lesion_maps, load_segmenter, predict_masks, train_segmenter
+from tfseg.training.segmenter import load_segmenter, train_segmenter
 from tfseg.training.sitting import Sitting
 from tfseg.training.tensorboard import blended
 
@@ -72,7 +74,7 @@ def test_the_segmenters_best_epoch_is_what_is_kept(segmented):
 
 def test_masks_come_in_the_order_of_the_positions(segmented):
     arrays, graph, _ = segmented
-    masks = predict_masks(graph, arrays, np.array([5, 2, 9]), batch_size=2)
+    masks = predict_masks(graph, arrays, np.array([5, 2, 9]))
     assert masks.shape == (3, SIDE, SIDE, 1)
     np.testing.assert_allclose(masks[1:2], predict_masks(graph, arrays, np.array([2])), atol=1e-5)
 
@@ -234,7 +236,7 @@ def test_what_each_approach_is_given(arrays, monkeypatch):
 
 
 def test_what_is_missing_is_named(arrays):
-    with pytest.raises(ConfigError, match="hard_mask needs a segmenter's maps"):
+    with pytest.raises(ConfigError, match="hard_mask needs maps of the lesions"):
         train_classifier(CONFIG, "hard_mask", arrays, SPLIT, 2)
     arrays.has_mask[SPLIT.train] = False
     with pytest.raises(ConfigError, match="centiou needs masks"):

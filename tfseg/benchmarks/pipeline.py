@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfseg.benchmarks.process import bind, on_each, prepare, settled
+from tfseg.benchmarks.process import bind, on_each, prepare, spent, write_results
 from tfseg.benchmarks.summary import DISK, EVERYTHING, FLOOR, KERAS, KERAS_CV, MEMORY, ONE_WARP, OURS, summarise, table
 from tfseg.errors import ConfigError
-from tfseg.run import environment, write_json, write_text
 
 WIDTH, HEIGHT, BATCH = 600, 450, 16
 BACKBONE = "mobilenet_v2"
@@ -51,15 +50,8 @@ def benchmark_pipeline(
     if steps < 1:
         raise ConfigError(f"`steps` must be at least 1, received {steps}")
     results = on_each(cores, measure, repetitions, side, steps)
-    record = {
-        "command": command,
-        "settings": {"image": [WIDTH, HEIGHT], "side": side, "batch": BATCH, "repetitions": repetitions},
-        "environment": environment(0, "synthetic lesions"),
-        "cores": [summarise(cores_result) for cores_result in results],
-    }
-    write_json(out / "benchmark.json", record)
-    write_text(out / "table.md", table(record))
-    return record
+    settings = {"image": [WIDTH, HEIGHT], "side": side, "batch": BATCH, "repetitions": repetitions}
+    return write_results(out, command, settings, "synthetic lesions", [summarise(result) for result in results], table)
 
 
 def measure(cores: int, repetitions: int, side: int, steps: int) -> dict:
@@ -77,9 +69,7 @@ def measure(cores: int, repetitions: int, side: int, steps: int) -> dict:
             work()
         for _ in range(repetitions):
             for name, (images, work) in ways.items():
-                started = settled()
-                work()
-                values[name].append((settled() - started) / images * 1e3)
+                values[name].append(spent(work) / images * 1e3)
         training = _watch_training(arrays, steps)
     return {"cores": cores, "values": values, "missing": missing, "training": training}
 

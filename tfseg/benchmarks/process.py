@@ -1,4 +1,4 @@
-"""What the benchmarks share: a process for each number of cores, its processor time, and the folder of the results."""
+"""What the benchmarks share: a process for each number of cores, its processor time, and the results' files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from tfseg.errors import ConfigError, RunError
 from tfseg.quiet import import_tensorflow
+from tfseg.run import environment, write_json, write_text
 
 
 def prepare(out: str | Path, cores: Sequence[int], repetitions: int) -> Path:
@@ -67,6 +68,34 @@ def settled() -> float:
     return last
 
 
+def spent(work: Callable[[], object]) -> float:
+    """The processor time in seconds of a piece of work, with what its threads do behind it."""
+    started = settled()
+    work()
+    return settled() - started
+
+
+def write_results(
+    out: Path, command: str, settings: dict, images: str, cores: list[dict], table: Callable[[dict], str]
+) -> dict:
+    """Write ``benchmark.json`` and ``table.md``.
+
+    Args:
+        out: the folder.
+        command, settings: for the records.
+        images: which were measured on.
+        cores: a summary for each number of cores.
+        table: makes the Markdown of the record.
+
+    Returns:
+        The record: ``command``, ``settings``, ``environment`` and ``cores``.
+    """
+    record = {"command": command, "settings": settings, "environment": environment(0, images), "cores": cores}
+    write_json(out / "benchmark.json", record)
+    write_text(out / "table.md", table(record))
+    return record
+
+
 def median(values) -> dict:
     """Median, its 95 % interval by bootstrap, and the values."""
     from tfseg.evaluation.statistics import bootstrap_interval
@@ -80,3 +109,35 @@ def shown(value: dict, unit: str = "") -> str:
     """A median and its interval as a cell of a table."""
     low, high = value["interval"]
     return f"{value['median']:.2f}{unit} ({low:.2f}–{high:.2f})"
+
+
+def preface(record: dict, what: str) -> list[str]:
+    """The lines above the tables: the command, and how processor time was measured.
+
+    Args:
+        record: see `write_results`.
+        what: was delivered or worked on, up to the size of its side.
+    """
+    settings = record["settings"]
+    return [
+        f"Command: `{record['command']}`",
+        "",
+        f"Processor time per {what} {settings['side']}² in batches of {settings['batch']}; median of "
+        f"{settings['repetitions']} interleaved repetitions and its 95 % interval.",
+        "",
+    ]
+
+
+def line(*cells: str) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*cells: str) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [line(*cells), "|---" * len(cells) + "|"]
+
+
+def counted(cores: int) -> str:
+    """So many cores, in words."""
+    return f"{cores} core{'s' * (cores > 1)}"

@@ -7,8 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tfseg.benchmarks.process import bind, median, on_each, prepare, settled, shown
-from tfseg.run import environment, write_json, write_text
+from tfseg.benchmarks.process import (
+    bind,
+    counted,
+    head,
+    line,
+    median,
+    on_each,
+    preface,
+    prepare,
+    shown,
+    spent,
+    write_results,
+)
 
 BACKBONES = ("mobilenet_v2", "efficientnet_b0", "convnext_tiny")
 BATCH, CLASSES = 8, 3
@@ -48,15 +59,8 @@ def benchmark_saliency(
     """
     out = prepare(out, cores, repetitions)
     results = on_each(cores, measure, repetitions, side, tuple(backbones))
-    record = {
-        "command": command,
-        "settings": {"side": side, "batch": BATCH, "repetitions": repetitions},
-        "environment": environment(0, "random images"),
-        "cores": [summarise(result) for result in results],
-    }
-    write_json(out / "benchmark.json", record)
-    write_text(out / "table.md", table(record))
-    return record
+    settings = {"side": side, "batch": BATCH, "repetitions": repetitions}
+    return write_results(out, command, settings, "random images", [summarise(result) for result in results], table)
 
 
 def measure(cores: int, repetitions: int, side: int, backbones: Sequence[str]) -> dict:
@@ -74,9 +78,7 @@ def measure(cores: int, repetitions: int, side: int, backbones: Sequence[str]) -
         values[backbone] = {name: [] for name in ways}
         for repetition in range(repetitions):
             for name in list(ways) if repetition % 2 else reversed(ways):
-                started = settled()
-                ways[name]()
-                values[backbone][name].append((settled() - started) / BATCH * 1e3)
+                values[backbone][name].append(spent(ways[name]) / BATCH * 1e3)
     return {"cores": cores, "values": values}
 
 
@@ -142,30 +144,20 @@ def summarise(result: dict) -> dict:
 
 def table(record: dict) -> str:
     """The results as Markdown, a table for each number of cores."""
-    settings = record["settings"]
-    lines = [
-        f"Command: `{record['command']}`",
-        "",
-        f"Processor time per image of {settings['side']}² in batches of {settings['batch']}; median of "
-        f"{settings['repetitions']} interleaved repetitions and its 95 % interval.",
-    ]
-
-    def row(name, cells):
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-
+    lines = preface(record, "image of")
     for one in record["cores"]:
         backbones = one["backbones"]
-        lines.extend(["", f"| {one['cores']} core{'s' * (one['cores'] > 1)} | {' | '.join(backbones)} |"])
-        lines.append("|---" * (len(backbones) + 1) + "|")
-
+        lines += head(counted(one["cores"]), *backbones)
         for name in (FORWARD, MAP, LIBRARY, STEP, CENTIOU):
-            row(name, [_cell(found["ms_per_image"], name, " ms") for found in backbones.values()])
+            lines.append(line(name, *(_cell(found["ms_per_image"], name, " ms") for found in backbones.values())))
         for name, (above, below, goal) in RATIOS.items():
-            row(f"{above} : {below}", [_cell(found["ratios"], name) for found in backbones.values()])
+            ratio = f"{above} : {below}"
+            lines.append(line(ratio, *(_cell(found["ratios"], name) for found in backbones.values())))
             if goal:
                 words = ["met" if found["goals"][name] else "missed" for found in backbones.values()]
-                row(f"goal ≤ {goal}", words)
-    return "\n".join(lines) + "\n"
+                lines.append(line(f"goal ≤ {goal}", *words))
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _cell(values: dict, name: str, unit: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfseg.benchmarks.process import median, shown
+from tfseg.benchmarks.process import counted, head, line, median, preface, shown
 
 FLOOR, MEMORY, DISK, OURS = "decode and resize", "from memory", "from the disk cache", "from memory, augmented"
 EVERYTHING = "from memory, augmented, with colours and background swap"
@@ -50,31 +50,17 @@ def summarise(result: dict) -> dict:
 
 def table(record: dict) -> str:
     """The results as Markdown, a column per number of cores."""
-    cores, settings = record["cores"], record["settings"]
-    width, height = settings["image"]
-    lines = [
-        f"Command: `{record['command']}`",
-        "",
-        f"Processor time per image–mask pair, from JPEG files of {width}×{height} to {settings['side']}² in batches of "
-        f"{settings['batch']}; median of {settings['repetitions']} interleaved repetitions and its 95 % interval.",
-        "",
-    ]
-
-    names = [f"{one['cores']} core{'s' * (one['cores'] > 1)}" for one in cores]
-
-    def add(*cells: str) -> None:
-        lines.append(f"| {' | '.join(cells)} |")
-
-    def head(title: str) -> None:
-        add(title, *names)
-        lines.append("|---" * (len(cores) + 1) + "|")
+    cores = record["cores"]
+    width, height = record["settings"]["image"]
+    lines = preface(record, f"image–mask pair, from JPEG files of {width}×{height} to")
+    names = [counted(one["cores"]) for one in cores]
 
     def section(title: str, key: str, unit: str) -> None:
-        head(title)
+        lines.extend(head(title, *names))
         for name in cores[0][key]:
-            add(name, *(shown(one[key][name], unit) for one in cores))
+            lines.append(line(name, *(shown(one[key][name], unit) for one in cores)))
         for name, why in cores[0]["missing"].items():
-            add(name, *[why] * len(cores))
+            lines.append(line(name, *[why] * len(cores)))
         lines.append("")
 
     section("delivered", "ms_per_image", " ms")
@@ -86,9 +72,8 @@ def table(record: dict) -> str:
             f"batch {training['wait_ms']['median']:.2f} ms, longest {training['longest_wait_ms']:.2f} ms; "
             f"{100 * training['waited_share']:.2f} % of the time waited."
         )
-    lines.append("")
-    head("goal")
+    lines += ["", *head("goal", *names)]
     words = {True: "met", False: "missed", None: "not measured"}
     for goal in cores[0]["goals"]:
-        add(goal, *(words[one["goals"][goal]] for one in cores))
+        lines.append(line(goal, *(words[one["goals"][goal]] for one in cores)))
     return "\n".join(lines) + "\n"

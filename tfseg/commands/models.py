@@ -44,6 +44,12 @@ class Evaluate:
     none."""
     postprocessing: tuple[Postprocessing, ...] | None = None
     """What is done to the masks that are scored, in this order. Default: a run's own, else nothing."""
+    pixel_steps: int = 0
+    """Steps in which pixels are put onto the blurred image, and removed from the image, most salient first: insertion
+    and deletion. Each step is two further predictions an image; 0: off."""
+    sanity: bool = False
+    """Tell how alike the saliency maps of up to 32 images stay when the weights are shuffled: a map of what was learnt
+    changes. For a run or a .keras file."""
     allow: tuple[str, ...] = ()
     """Kinds of data errors to go on with."""
 
@@ -63,6 +69,8 @@ class Evaluate:
             subgroups=self.subgroups,
             flips=self.flips,
             postprocessing=self.postprocessing,
+            pixel_steps=self.pixel_steps,
+            sanity=self.sanity,
             command=command_line(),
         )
         return 0

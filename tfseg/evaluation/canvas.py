@@ -25,6 +25,8 @@ SPELLED = {
     "f1": "F1",
     "lr": "learning rate",
     "kappa": "κ",
+    "ssim": "SSIM",
+    "spearman": "Spearman",
 }
 
 

@@ -19,7 +19,7 @@ from tfseg.evaluation.segmentation import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tfseg.data.cases import Cases
+    from tfseg.data.cases import Cases, MaskClasses
 
 
 def score_classes(
@@ -65,6 +65,20 @@ def score_classes(
             rows.append(row | dict(zip(COUNTS, counts.tolist(), strict=True)))
     nothing = ["id", "label", "class", *scores_of_counts([0, 0, 0, 0]), *COUNTS]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=nothing)
+
+
+def certain_map(classes: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
+    """A mask as a map of probabilities, which `score_classes` takes: 1 for the class of a pixel, 0 for the others.
+
+    Args:
+        classes: class indices, integers (H, W), without the ignore value.
+        mask_classes: what they mean.
+
+    Returns:
+        The mask's channels, float32 (H, W, C).
+    """
+    # With one channel the background has none.
+    return np.eye(len(mask_classes.names), dtype=np.float32)[:, -mask_classes.channels :][classes]
 
 
 def class_means(table: pd.DataFrame) -> dict[str, dict[str, float]]:

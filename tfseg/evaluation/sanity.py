@@ -37,6 +37,7 @@ def randomisation_check(
     stages: int = 1,
     head_only: bool = False,
     seed: int = 0,
+    grid: tuple[int, int] | None = None,
 ) -> Randomised:
     """Shuffle the weights from the output backwards, and compare the maps with those of the trained network.
 
@@ -54,6 +55,7 @@ def randomisation_check(
         stages: how many comparisons, each after a further share of the layers.
         head_only: leave the backbone as it is.
         seed: of the shuffling.
+        grid: of the patches, where the feature maps are tokens, see `ClassActivationMap`.
 
     Raises:
         ValueError: fewer layers than `stages`, or none.
@@ -66,7 +68,7 @@ def randomisation_check(
     maps = features(images, training=False)
     if labels is None:
         labels = tf.argmax(head(maps, training=False), axis=-1)
-    explain = ClassActivationMap(head, features.input_shape[1:3], method, "true")
+    explain = ClassActivationMap(head, features.input_shape[1:3], method, "true", grid)
 
     def saliency():
         return explain(features(images, training=False), labels)["saliency"][..., 0].numpy()

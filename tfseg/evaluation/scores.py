@@ -74,11 +74,13 @@ def localisation_scores(saliency: np.ndarray, lesions: np.ndarray) -> dict[str, 
         lesions: true masks, bool (n, H, W).
 
     Returns:
-        ``cam_iou``, ``cam_overlap``, ``cam_pointing``, float (n,); NaN where there is no lesion.
+        ``cam_iou``, ``cam_overlap``, ``cam_pointing``, and ``cam_iou_undilated``, the IoU with the mask as it is, which
+        is what CEntIoU is trained towards; float (n,), NaN where there is no lesion.
     """
     regions = np.where(lesions.any((1, 2), keepdims=True), dilate(lesions, 2), False)
     return {
         "cam_iou": cam_iou(saliency, regions),
+        "cam_iou_undilated": cam_iou(saliency, lesions),
         "cam_overlap": cam_overlap(saliency, regions),
         "cam_pointing": cam_pointing(saliency, regions),
     }

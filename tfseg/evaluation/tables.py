@@ -31,12 +31,19 @@ METRIC_ORDER = (
     "hausdorff95",
     "surface_distance",
     "cam_iou",
+    "cam_iou_undilated",
     "cam_overlap",
     "cam_pointing",
     "background_flip_rate",
     "background_total_variation",
     "lesion_flip_rate",
     "lesion_total_variation",
+    "insertion_auc",
+    "deletion_auc",
+    "sanity_spearman",
+    "sanity_ssim",
+    "sanity_spearman_head",
+    "sanity_ssim_head",
     "epochs",
     "seconds_per_epoch",
     "train_seconds",
@@ -74,6 +81,8 @@ CLASSIFICATION_COLUMNS = (
     "cam_pointing",
     "background_flip_rate",
     "lesion_flip_rate",
+    *("insertion_auc", "deletion_auc"),
+    *("sanity_spearman", "sanity_ssim", "sanity_spearman_head", "sanity_ssim_head"),
 )
 
 
@@ -120,7 +129,8 @@ def shown_tables(metrics: Mapping) -> list[tuple[dict, list[str]]]:
     """The tables worth reading, masks apart from classifiers, instead of one with every number.
 
     Args:
-        metrics: content of ``metrics.json``.
+        metrics: content of ``metrics.json``; its ``columns``, where it has some, stand in place of the usual ones of
+            classifiers.
 
     Returns:
         For each, ``metrics`` with its rows only, and its columns. Rows that belong to neither come as they are.
@@ -129,14 +139,37 @@ def shown_tables(metrics: Mapping) -> list[tuple[dict, list[str]]]:
     for columns in kinds:
         rows = [row for row in metrics["rows"] if columns[0] in row["metrics"]]
         if rows:
-            present = {name for row in rows for name in row["metrics"]}
-            tables.append(({**metrics, "rows": rows}, [name for name in columns if name in present]))
+            present = {name: None for row in rows for name in row["metrics"]}
+            # Accuracies on other images of the same cases.
+            variants = [name for name in present if name.startswith("accuracy_") and columns is CLASSIFICATION_COLUMNS]
+            if columns is CLASSIFICATION_COLUMNS:
+                columns = metrics.get("columns") or columns
+            shown = list(dict.fromkeys([*columns[:1], *variants, *columns[1:]]))
+            tables.append(({**metrics, "rows": rows}, [name for name in shown if name in present]))
     other = [row for row in metrics["rows"] if not any(columns[0] in row["metrics"] for columns in kinds)]
     if other:
         tables.append(
             ({**metrics, "rows": other}, list(dict.fromkeys(name for row in other for name in row["metrics"])))
         )
     return tables
+
+
+def class_cells(metrics: Mapping) -> tuple[list[str], list[list[str]]] | None:
+    """The recall of every class, which papers call its accuracy, over all test cases; None where no row has classes.
+
+    Args:
+        metrics: content of ``metrics.json``; see `tfseg.evaluation.classification.per_class_metrics`.
+
+    Returns:
+        ``(header, lines)``, all text.
+    """
+    rows = [row for row in metrics["rows"] if row.get("per_class")]
+    classes = list(dict.fromkeys(name for row in rows for name in row["per_class"]))
+    lines = []
+    for row in rows:
+        cells = [number("recall", row["per_class"].get(name, {}).get("recall")) for name in classes]
+        lines.append([str(row["name"]), *cells])
+    return (["recall of", *classes], lines) if rows else None
 
 
 def subgroup_cells(metrics: Mapping) -> tuple[list[str], list[list[str]]] | None:
@@ -170,16 +203,13 @@ def table_markdown(metrics: Mapping) -> str:
     for part, columns in shown_tables(metrics):
         header, rows = table_cells(part, columns)
         lines += ["", *markdown_table(header, rows)]
+    by_class = class_cells(metrics)
+    if by_class:
+        lines += ["", *markdown_table(*by_class)]
     subgroups = subgroup_cells(metrics)
     if subgroups:
         lines += ["", *markdown_table(*subgroups, left=3)]
-    lines = lines[1:]
-    fence = "```"
-    while fence in metrics["command"]:
-        fence += "`"
-    return "\n".join(
-        [*lines, "", *footnotes(metrics), "", f"{fence}sh", metrics["command"].replace("\n", " "), fence, ""]
-    )
+    return "\n".join([*lines[1:], "", *footnotes(metrics), "", *command_block(metrics["command"]), ""])
 
 
 def table_text(metrics: Mapping, width: int | None = None) -> str:
@@ -231,6 +261,14 @@ def markdown_table(header: list[str], rows: Sequence[list[str]], left: int = 1) 
 
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     return [line(header), line(rule), *(line(row) for row in rows)]
+
+
+def command_block(command: str) -> list[str]:
+    """The lines of a Markdown block with a command in one line, whatever backticks the command holds."""
+    fence = "```"
+    while fence in command:
+        fence += "`"
+    return [f"{fence}sh", command.replace("\n", " "), fence]
 
 
 def number(name: str, value: float | str | None) -> str:

@@ -9,18 +9,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfseg.approaches import APPROACHES
 from tfseg.data.decode import restore_map, to_model_input
 from tfseg.errors import DataError, UserError
 from tfseg.evaluation.gradient_free import GRADIENT_FREE
+from tfseg.evaluation.sanity import Randomised, randomisation_check
 from tfseg.export.overlays import draw_overlay, write_png
 from tfseg.export.predictions import find_images
 from tfseg.export.predictor import KerasPredictor, load_model
-from tfseg.layers.masking import MASK_LAYERS
 from tfseg.layers.outputs import model_info
 from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.cut import cut
 from tfseg.progress import progress_bar
 from tfseg.run import Run, recorded_path, written_whole
+
+# Images at a time through a segmenter.
+BATCH = 8
 
 
 def explain_folder(
@@ -97,6 +101,50 @@ def _row(classes, probabilities, saliency, target) -> dict:
     }
 
 
+def explained_parts(graph: keras.Model) -> tuple[keras.Model, ClassActivationMap, keras.KerasTensor]:
+    """What a classifier's graph makes its map with.
+
+    Args:
+        graph: see `tfseg.models.classifier.inference_graph`.
+
+    Returns:
+        The backbone; the saliency layer, which holds the head; and the image inside the graph as the backbone sees it,
+        (B, H, W, 3).
+
+    Raises:
+        UserError: a graph without a saliency layer.
+    """
+    explain = next((found for found in graph.layers if isinstance(found, ClassActivationMap)), None)
+    if explain is None:
+        raise UserError("the model has no saliency map that could be made in another way: it is no classifier")
+    # A masking layer is named after the approach, and so is the graph.
+    visible = graph.get_layer(graph.name).output if APPROACHES[graph.name].masked else graph.input
+    return graph.get_layer("features"), explain, visible
+
+
+def shuffled_maps(graph: keras.Model, images: np.ndarray, head_only: bool = False, seed: int = 0) -> Randomised:
+    """The randomisation check of a classifier's graph: of its own maps, of the classes that it predicts.
+
+    Args:
+        graph: see `tfseg.models.classifier.inference_graph`. Its weights are put back in the end.
+        images: uint8 (N, S, S, 3) at the model's size.
+        head_only: shuffle the head's weights and leave the backbone as it is.
+        seed: of the shuffling.
+
+    Returns:
+        One stage: all weights at once, or all of the head's. A segmenter that masks the image keeps its own.
+
+    Raises:
+        UserError: a graph without a saliency layer.
+    """
+    features, explain, visible = explained_parts(graph)
+    hide, starts = keras.Model(graph.input, visible), range(0, len(images), BATCH)
+    seen = [hide(to_model_input(images[start : start + BATCH]), training=False).numpy() for start in starts]
+    return randomisation_check(
+        features, explain.head, np.concatenate(seen), explain.method, head_only=head_only, seed=seed, grid=explain.grid
+    )
+
+
 class Explainer(KerasPredictor):
     """Predicts with a classifier's graph whose saliency is made by another method, of another class or layer.
 
@@ -110,20 +158,16 @@ class Explainer(KerasPredictor):
 
     def __init__(self, graph: keras.Model, method: str = "grad_cam", target: str = "predicted", layer=None):
         info = model_info(graph)
-        explain = next((found for found in graph.layers if isinstance(found, ClassActivationMap)), None)
-        if explain is None:
-            raise UserError("the model has no saliency map that could be made in another way: it is no classifier")
+        features, explain, visible = explained_parts(graph)
         if method not in {**METHODS, **GRADIENT_FREE}:
             raise UserError(f"there is no method {method!r}; known: {', '.join({**METHODS, **GRADIENT_FREE})}")
         if target != "predicted" and target not in info.classes:
             raise UserError(f"the model has no class {target!r}; known: {', '.join(info.classes)}")
-        features, head, grid = graph.get_layer("features"), explain.head, explain.grid
+        head, grid = explain.head, explain.grid
         if layer is not None:
             if isinstance(features.output, list):
                 raise UserError("the model's map is of an inner layer already, past which other paths lead")
             features, head = cut(features, layer, head)
-        # A masking layer is named after the approach, and so is the graph.
-        visible = graph.get_layer(graph.name).output if graph.name in MASK_LAYERS else graph.input
         chosen = target if target == "predicted" else info.classes.index(target)
         if method in METHODS:
             found = ClassActivationMap(head, explain.size, method, chosen, grid)(features(visible, training=False))

@@ -77,6 +77,10 @@ class Predictor:
                 f"flips and post-processing are for masks, and the model gives {', '.join(self.info.outputs)}"
             )
 
+    def deciding(self) -> Predictor:
+        """A predictor of ``probabilities`` alone, where the format lets the rest be left out; else this one."""
+        return self
+
     def _named(self, images: np.ndarray) -> dict[str, np.ndarray]:
         outputs = self._outputs(images)
         return {name: np.asarray(outputs[name]) for name in self.info.outputs if name in outputs}
@@ -137,13 +141,24 @@ class Predictor:
 
 
 class KerasPredictor(Predictor):
-    """Predicts with a Keras inference graph in memory."""
+    """Predicts with a Keras inference graph in memory.
+
+    Attributes:
+        graph: the inference graph.
+    """
 
     def __init__(self, model):
         super().__init__(model_info(model))
+        self.graph = model
         size = self.info.image_size
         spec = tf.TensorSpec((None, size, size, 3), tf.uint8)
         self._outputs = tf.function(lambda images: model(to_model_input(images), training=False), [spec])
+
+    def deciding(self) -> KerasPredictor:
+        import keras
+
+        probabilities = self.graph.output["probabilities"]
+        return KerasPredictor(keras.Model(self.graph.input, {"probabilities": probabilities}, name=self.graph.name))
 
 
 class SavedModelPredictor(Predictor):

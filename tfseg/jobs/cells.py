@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,23 +12,24 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig, Flips
-from tfseg.data.batches import CaseArrays, make_batches
+from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.decode import to_model_input
 from tfseg.data.splits import Split
+from tfseg.evaluation.explanations import explanation_scores
 from tfseg.evaluation.postprocess import flip_average
-from tfseg.evaluation.reliance import reliance
-from tfseg.evaluation.scores import TestScores, localisation_scores
+from tfseg.evaluation.scores import TestScores
 from tfseg.evaluation.segmentation import score_cases
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded
-from tfseg.layers.masking import MASK_LAYERS
-from tfseg.metrics.localisation import dilate
+from tfseg.jobs.masks import frozen_maps, lesion_maps, moved_maps, predict_masks, predict_pixels, true_maps
+from tfseg.jobs.rows import ClassifierRow, rows_of
 from tfseg.models.classifier import inference_graph
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
-from tfseg.training.segmenter import frozen_maps, given_or_trained, lesion_maps
+from tfseg.training.segmenter import given_or_trained
 from tfseg.training.sitting import Sitting
 
 SEGMENTER_ROW = "segmenter"
@@ -39,8 +41,10 @@ class Comparison:
 
     Args:
         run: the run folder.
-        config: resolved.
+        config: resolved; what the rows have in common.
         cases, arrays, splits: the data.
+        classifiers: the rows beside the segmenter; by default one for each approach of the configuration.
+        variants: name → other images of the same cases, uint8 (N, S, S, 3), on which every classifier is tested too.
     """
 
     run: Run
@@ -48,8 +52,13 @@ class Comparison:
     cases: Cases
     arrays: CaseArrays
     splits: list[Split]
+    classifiers: Sequence[ClassifierRow] = ()
+    variants: Mapping[str, np.ndarray] = field(default_factory=dict)
     _maps: tuple[int, np.ndarray] | None = None
     _memo: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.classifiers = tuple(self.classifiers) or tuple(rows_of(self.config))
 
     @property
     def segmented(self) -> bool:
@@ -59,16 +68,20 @@ class Comparison:
     @property
     def rows(self) -> list[str]:
         """The rows of the table in their order."""
-        return [*([SEGMENTER_ROW] if self.segmented else []), *self.config.approaches]
+        return [*([SEGMENTER_ROW] if self.segmented else []), *(row.name for row in self.classifiers)]
+
+    def row(self, name: str) -> ClassifierRow:
+        """A classifier's row by its name."""
+        return next(row for row in self.classifiers if row.name == name)
 
     def cells(self) -> list[Cell]:
-        """The grid: of each fold the segmenter, then every approach with its repeats."""
+        """The grid: of each fold the segmenter, then every classifier with its repeats."""
         cells = []
         for fold in range(len(self.splits)):
             needs = (Cell(SEGMENTER_ROW, fold),) if self.segmented else ()
             cells += needs
-            for approach in self.config.approaches:
-                cells += [Cell(approach, fold, repeat, needs) for repeat in range(self.config.repeats)]
+            for row in self.classifiers:
+                cells += [Cell(row.name, fold, repeat, needs) for repeat in range(self.config.repeats)]
         return cells
 
     def model_path(self, cell: Cell) -> Path:
@@ -79,9 +92,13 @@ class Comparison:
         name = f"fold{cell.fold}" + (f"-repeat{cell.repeat}" if repeats > 1 else "")
         return self.run.path("models", cell.row, f"{name}.keras")
 
+    def config_of(self, cell: Cell) -> ComparisonConfig:
+        """The configuration of the cell's row."""
+        return self.config if cell.row == SEGMENTER_ROW else self.row(cell.row).config(self.config)
+
     def compute(self, cell: Cell, sitting: Sitting) -> dict:
         """Train and test a cell; gives the result to be stored."""
-        config = seeded(self.config, cell)
+        config = seeded(self.config_of(cell), cell)
         parts = [f"fold {cell.fold}"] if len(self.splits) > 1 else []
         parts += [f"repeat {cell.repeat}"] if self.config.repeats > 1 and cell.row != SEGMENTER_ROW else []
         sitting = replace(sitting, title=" · ".join(parts))
@@ -91,7 +108,7 @@ class Comparison:
         split = self.splits[cell.fold]
         graph, history, note = given_or_trained(config, self.arrays, split, sitting)
         save_model(graph, self.model_path(cell))
-        masks = averaged_masks(graph, self.arrays, split.test, config.segmenter_flips)
+        masks = predict_masks(graph, self.arrays, split.test, config.segmenter_flips)
         maps = lesion_maps(masks, self.arrays.mask_classes)
         table = score_cases(
             self.cases.subset(split.test),
@@ -113,28 +130,37 @@ class Comparison:
         }
 
     def _classifier(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
-        split, approach = self.splits[cell.fold], cell.row
-        maps = self.lesion_maps(cell) if approach in MASK_LAYERS else None
+        split, row = self.splits[cell.fold], self.row(cell.row)
+        approach, given = row.approach, APPROACHES[row.approach].mask_given
+        # The architecture stands in front of the title.
+        sitting = replace(sitting, title=" · ".join(filter(None, [row.name * (row.name != approach), sitting.title])))
+        maps = self.maps_of(cell)
         trained = train_classifier(
             config, approach, self.arrays, split, len(self.cases.classes), maps, sitting, self._memo
         )
         # Loaded after the training, which clears Keras's session.
-        segmenter = self._load(cell.needs[0]).get_layer("segmenter") if self.segmented else None
+        segmenter = self._load(cell.needs[0]).get_layer("segmenter") if self.segmented and not given else None
         model = inference_graph(
             trained.classifier,
             self.cases.classes,
             approach,
             segmenter,
             self.arrays.mask_classes,
+            saliency=config.saliency,
             resize=config.resize,
+            saliency_layer=config.saliency_layer,
         )
         save_model(model, self.model_path(cell))
         test = split.test[self.arrays.labels[split.test] >= 0]
         validation = split.val[self.arrays.labels[split.val] >= 0]
-        outputs = _predict(model, self.arrays, test)
+
+        def predict(positions, images=self.arrays.images):
+            return predict_pixels(model, images[positions], maps[positions] if given else None)
+
+        outputs = predict(test)
         validated = trained.validation
         if validated is None:
-            validated = _predict(model, self.arrays, validation)["probabilities"]
+            validated = predict(validation)["probabilities"]
         groups, labels = self.cases.groups[validation], self.arrays.labels[validation]
         write_arrays(
             self.run,
@@ -143,7 +169,18 @@ class Comparison:
             saliency=np.round(255 * outputs["saliency"][..., 0]).astype(np.uint8),
         )
         write_csv(self.run.path("history", f"{cell.key}.csv"), trained.history)
-        per_case = _explanation_scores(model, self.arrays, test, outputs, config.split_seed)
+        per_case = explanation_scores(
+            lambda images, at: predict_pixels(model, images, maps[test[at]] if given else None)["probabilities"],
+            self.arrays.images[test],
+            self.arrays.lesions_at(test),
+            self.arrays.has_mask[test],
+            outputs,
+            seed=config.split_seed,
+            steps=config.pixel_steps,
+        )
+        for name, images in self.variants.items():
+            predicted = predict(test, images)["probabilities"].argmax(1)
+            per_case[f"accuracy_{name}"] = (predicted == self.arrays.labels[test]).astype(float)
         mode = "min" if config.monitor == "val_loss" else "max"
         return {
             **identity(cell, trained.note),
@@ -156,11 +193,17 @@ class Comparison:
     def _load(self, cell: Cell) -> keras.Model:
         return keras.saving.load_model(self.model_path(cell), compile=False)
 
-    def lesion_maps(self, cell: Cell) -> np.ndarray:
-        """The frozen segmenter's maps of all cases for a classifier that masks, computed once per fold."""
+    def maps_of(self, cell: Cell) -> np.ndarray | None:
+        """The maps by which a classifier masks all cases, uint8 (N, S, S); None where it doesn't."""
+        approach = APPROACHES[self.row(cell.row).approach]
+        if not approach.masked:
+            return None
+        if approach.lesion == "true":
+            return true_maps(self.arrays)
+        # The frozen segmenter's are computed once per fold.
         if self._maps is None or self._maps[0] != cell.fold:
             self._maps = (cell.fold, frozen_maps(self._load(cell.needs[0]), self.arrays))
-        return self._maps[1]
+        return self._maps[1] if approach.lesion == "predicted" else moved_maps(self._maps[1], self.config.split_seed)
 
 
 def identity(cell: Cell, note: str) -> dict:
@@ -181,48 +224,6 @@ def save_model(model: keras.Model, path: Path) -> None:
         model.save(temporary)
 
 
-def _explanation_scores(model, arrays, test, outputs, seed) -> dict[str, np.ndarray]:
-    """Localisation of the map and reliance of the decision, where the test cases have lesions."""
-    scores: dict[str, np.ndarray] = {}
-    lesions = arrays.lesions_at(test)
-    known = arrays.has_mask[test] & lesions.any((1, 2))
-    if known.any():
-        scores |= localisation_scores(outputs["saliency"][..., 0], lesions)
-    if known.sum() > 1:
-        moved = reliance(
-            lambda images: predict_pixels(model, images)["probabilities"],
-            arrays.images[test][known],
-            dilate(lesions[known]),
-            outputs["probabilities"][known],
-            seed=seed,
-        )
-        for name, values in moved.items():
-            scores[name] = np.full(len(test), np.nan)
-            scores[name][known] = values
-    return scores
-
-
-def _predict(model, arrays: CaseArrays, positions, batch_size: int = 32) -> dict[str, np.ndarray]:
-    return model.predict(make_batches(arrays, positions, batch_size).map(lambda batch: batch["image"]), verbose=0)
-
-
-def predict_pixels(model, images: np.ndarray, batch_size: int = 32) -> dict[str, np.ndarray]:
-    dataset = tf.data.Dataset.from_tensor_slices(images).batch(batch_size).map(to_model_input)
-    return model.predict(dataset, verbose=0)
-
-
-def averaged_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray, flips: Flips) -> np.ndarray:
-    """A segmentation graph's masks of chosen cases, the mean over mirror images, float32 (n, S, S, C).
-
-    Args:
-        graph: a segmentation graph.
-        arrays: decoded cases.
-        positions: the cases, (n,).
-        flips: see `flip_average`.
-    """
-    return flip_average(lambda images: predict_pixels(graph, images)["mask"], arrays.images[positions], flips)
-
-
 def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
     if history.empty:
         return {"epochs": 0, "train_seconds": 0.0, "seconds_per_epoch": 0.0}
@@ -238,8 +239,10 @@ def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
 
 def model_facts(model: keras.Model, arrays: CaseArrays, flips: Flips = "none") -> dict:
     """Parameters, and the median time of one image with its `flips` over 20 times after 3 to warm up."""
-    call = tf.function(lambda image: model(image, training=False))
     image, times = to_model_input(arrays.images[:1]), []
+    # A graph that is given its masks takes them beside the image.
+    given = {} if len(model.inputs) == 1 else {"lesion": tf.ones_like(image[..., :1])}
+    call = tf.function(lambda image: model({"image": image, **given} if given else image, training=False))
     for _ in range(23):
         started = time.perf_counter()
         if flips == "none":

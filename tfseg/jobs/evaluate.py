@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tfseg.config import Flips
-from tfseg.data.batches import CaseArrays, load_arrays
+from tfseg.data.batches import load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import check
 from tfseg.data.copies import shared_with
@@ -19,20 +19,25 @@ from tfseg.data.splits import official_parts, read_split
 from tfseg.errors import ConfigError, DataError, Problem, UserError
 from tfseg.evaluation import figures, overlays
 from tfseg.evaluation.classification import predictions_table
+from tfseg.evaluation.explanations import explanation_scores, prediction_count
 from tfseg.evaluation.postprocess import binarise
 from tfseg.evaluation.report import write_metrics, write_report
-from tfseg.evaluation.scores import TestScores, localisation_scores, summarise_row
+from tfseg.evaluation.scores import TestScores, summarise_row
 from tfseg.evaluation.segmentation import score_cases
 from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.evaluation.tables import table_markdown, table_text
+from tfseg.export.explanations import shuffled_maps
 from tfseg.export.predictions import mask_settings
-from tfseg.export.predictor import Predictor, load_predictor
+from tfseg.export.predictor import KerasPredictor, Predictor, load_predictor
 from tfseg.jobs.cells import SEGMENTER_ROW
 from tfseg.jobs.export import trained_model
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json, write_text, written_whole
 
 SHOWN_CASES = 6
+SANITY_CASES = 32
+# Maps of shuffled weights that are more alike than this to those of the trained ones hardly changed.
+HARDLY_CHANGED = 0.5
 
 
 def evaluate_model(
@@ -49,6 +54,8 @@ def evaluate_model(
     subgroups: Sequence[str] = (),
     flips: Flips | None = None,
     postprocessing: Sequence[str] | None = None,
+    pixel_steps: int = 0,
+    sanity: bool = False,
     command: str = "",
     say=print,
 ) -> Run:
@@ -72,10 +79,15 @@ def evaluate_model(
             `tfseg.evaluation.postprocess.flip_average`.
         postprocessing: what is done to them then, names out of `tfseg.evaluation.postprocess.POSTPROCESSING`. Both
             None: of a run folder what its own masks were scored with, else none.
+        pixel_steps: in how many steps pixels are exchanged for insertion and deletion, see
+            `tfseg.evaluation.explanations.explanation_scores`; 0 leaves them out.
+        sanity: also compare the maps of up to 32 scored images with those of shuffled weights, see
+            `tfseg.evaluation.sanity.randomisation_check`; of a run or a ``.keras`` file.
         command: for the records.
         say: takes the lines that tell what is going on.
 
     Raises:
+        ConfigError: `pixel_steps` out of range; or these or `sanity`, and a model that can't be tested so.
         DataError: the data has errors, or classes that the model doesn't know.
         UserError: for whatever else the user has to mend.
     """
@@ -89,6 +101,7 @@ def evaluate_model(
     postprocessing = own_postprocessing if postprocessing is None else tuple(postprocessing)
     predictor.check_masks(flips, postprocessing)
     settings = mask_settings(flips, postprocessing)
+    tests = _checked_tests(predictor, path, pixel_steps, sanity)
     target = target or (Run(model).config["target"] if is_run else "label")
     cases = load_cases(data, target)
     own = is_run and _is_own(Run(model), cases)
@@ -116,6 +129,8 @@ def evaluate_model(
             f"nothing to score: {path} predicts {list(info.outputs)}, and {cases.name} has "
             f"{cases.table['label'].notna().sum()} labels and {cases.has_mask.sum()} masks"
         )
+    if tests and not labelled:
+        raise UserError(f"`pixel_steps` and `sanity` are for cases with a label, and {cases.name} has none")
     run = Run.open(
         out,
         {
@@ -128,18 +143,20 @@ def evaluate_model(
             "class_map": recorded_path(class_map) if class_map else None,
             "subgroups": list(subgroups),
             **settings,
+            **tests,
         },
     )
     for warning in warnings:
         say(f"warning: {warning}")
     write_json(run.path("environment.json"), environment(0, cases.fingerprint()))
     arrays = load_arrays(cases, info.image_size, info.resize)
-    outputs = _predict(predictor, arrays, flips if masked else "none")
+    with progress_bar(f"predicting {len(arrays)} images", len(arrays)) as advance:
+        outputs = _predict(predictor, arrays.images, advance, flips if masked else "none")
     rows = []
     if masked:
         rows.append(_segmentation_row(run, predictor, cases, arrays, outputs["mask"], subgroups, settings))
     if labelled:
-        rows += _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
+        rows += _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups, tests, say)
     path = write_metrics(
         run.folder,
         experiment="evaluate",
@@ -247,15 +264,64 @@ def _check_classes(cases: Cases, classes: Sequence[str]) -> None:
         )
 
 
-def _predict(predictor: Predictor, arrays: CaseArrays, flips: Flips, batch_size: int = 16) -> dict[str, np.ndarray]:
+def _checked_tests(predictor: Predictor, path: Path, pixel_steps: int, sanity: bool) -> dict:
+    """What records keep of the further tests of a map; nothing where none is asked for."""
+    tests = {"pixel_steps": pixel_steps} if pixel_steps else {}
+    tests |= {"sanity": True} if sanity else {}
+    info = predictor.info
+    if not 0 <= pixel_steps <= info.image_size**2:
+        raise ConfigError(
+            f"`pixel_steps` must lie in [0, {info.image_size**2}], the number of pixels, received {pixel_steps}"
+        )
+    if tests and not {"probabilities", "saliency"} <= set(info.outputs):
+        raise ConfigError(f"`{'`, `'.join(tests)}`: {path} gives {list(info.outputs)}, no classifier's saliency map")
+    if sanity and not isinstance(predictor, KerasPredictor):
+        raise ConfigError(f"`sanity` shuffles weights, which needs a run or a .keras file, received {path}")
+    return tests
+
+
+def _predict(predictor: Predictor, images, advance, flips: Flips = "none", batch_size: int = 16):
     parts: dict[str, list[np.ndarray]] = {}
-    with progress_bar(f"predicting {len(arrays)} images", len(arrays)) as advance:
-        for start in range(0, len(arrays), batch_size):
-            images = arrays.images[start : start + batch_size]
-            for name, values in predictor.predict(images, flips).items():
-                parts.setdefault(name, []).append(values)
-            advance(len(images))
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        for name, values in predictor.predict(batch, flips).items():
+            parts.setdefault(name, []).append(values)
+        advance(len(batch))
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _explained(predictor: Predictor, images, lesions, has_mask, outputs, steps: int) -> dict[str, np.ndarray]:
+    """Localisation, reliance, insertion and deletion of the scored cases."""
+    if not steps and not lesions[has_mask].any():
+        return {}
+    deciding = predictor.deciding()
+    with progress_bar("explaining decisions", prediction_count(lesions, has_mask, steps)) as advance:
+        return explanation_scores(
+            lambda changed, positions: _predict(deciding, changed, advance)["probabilities"],
+            images,
+            lesions,
+            has_mask,
+            outputs,
+            steps=steps,
+        )
+
+
+def _sanity(predictor: KerasPredictor, images: np.ndarray, say) -> dict[str, np.ndarray]:
+    """How alike the maps of some scored images are to those of shuffled weights; NaN for the other images."""
+    scores = {}
+    chosen = np.random.default_rng(0).permutation(len(images))[:SANITY_CASES]
+    for part, head_only in (("", False), ("_head", True)):
+        found = shuffled_maps(predictor.graph, images[chosen], head_only)
+        for name, (values,) in (("spearman", found.spearman), ("ssim", found.ssim)):
+            scores[f"sanity_{name}{part}"] = np.full(len(images), np.nan)
+            scores[f"sanity_{name}{part}"][chosen] = values
+    alike = scores["sanity_spearman"][~np.isnan(scores["sanity_spearman"])]
+    if len(alike) and alike.mean() > HARDLY_CHANGED:
+        say(
+            "warning: the saliency maps hardly change when the weights are shuffled (mean rank correlation "
+            f"{alike.mean():.2f}): they show the images, not what was learnt"
+        )
+    return scores
 
 
 def _segmentation_row(run, predictor, cases, arrays, mask, subgroups, settings) -> dict:
@@ -279,7 +345,7 @@ def _segmentation_row(run, predictor, cases, arrays, mask, subgroups, settings) 
     return result
 
 
-def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups) -> list[dict]:
+def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups, tests, say) -> list[dict]:
     classes = predictor.info.classes
     number = {name: index for index, name in enumerate(classes)}
     labels = cases.table["label"]
@@ -295,11 +361,20 @@ def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
         table.to_csv(temporary, index=False)
     known = np.flatnonzero(labels.notna())
     true = np.array([number[name] for name in labels.iloc[known]], np.int64)
-    per_case, lesions = {}, arrays.lesions_at(known)
-    if "saliency" in outputs and (arrays.has_mask[known] & lesions.any((1, 2))).any():
-        per_case = localisation_scores(outputs["saliency"][known, ..., 0], lesions)
+    images, lesions, steps = arrays.images[known], arrays.lesions_at(known), tests.get("pixel_steps", 0)
+    of_known = {name: outputs[name][known] for name in ("probabilities", "saliency") if name in outputs}
+    per_case = _explained(predictor, images, lesions, arrays.has_mask[known], of_known, steps)
+    notes = [f"insertion (high is good) and deletion (low is good) in {steps} steps"] if steps else []
+    if "sanity" in tests:
+        per_case |= _sanity(predictor, images, say)
+        notes.append(
+            f"sanity is the likeness of {min(len(known), SANITY_CASES)} maps to those of shuffled weights (low is "
+            "good), head with only the head's shuffled"
+        )
     scores = TestScores(cases.groups[known], true, outputs["probabilities"][known], per_case)
-    result = summarise_row(row, {}, [scores], classes)
+    result = summarise_row(row, tests, [scores], classes)
+    if notes:
+        result["notes"] = notes
     if subgroups:
         result["subgroups"] = subgroup_scores(cases.table.iloc[known], scores, classes, subgroups)
     rows = [result]
@@ -309,7 +384,7 @@ def _classification_rows(run, row, predictor, cases, arrays, outputs, subgroups)
     figures.confusion(np.array(result["confusion"]), classes, run.path("figures", "confusion.png"), row)
     if "saliency" in outputs:
         overlays.saliency_overlays(
-            arrays.images[known][:SHOWN_CASES],
+            images[:SHOWN_CASES],
             {row: outputs["saliency"][known, ..., 0][:SHOWN_CASES]},
             lesions[:SHOWN_CASES] if arrays.has_mask.any() else None,
             run.path("figures", "saliency.png"),

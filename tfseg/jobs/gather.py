@@ -8,8 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from tfseg.evaluation.report import write_metrics
+from tfseg.evaluation.tables import table_text
 from tfseg.jobs.grid import Cell, Progress, stored
 from tfseg.run import Run, read_json, written_whole
+
+
+def shown_before(run: Run, say: Callable[[str], None]) -> bool:
+    """Whether a run was finished before; its table is shown then."""
+    if run.finished:
+        say(table_text(read_json(run.path("metrics.json"))))
+        say("this run was finished before; these are its results")
+    return run.finished
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from tfseg.approaches import APPROACHES
 from tfseg.config import PATH_FIELDS, ComparisonConfig
 from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.audit_page import write_audit
@@ -19,8 +20,9 @@ from tfseg.data.splits import Split, check_classes, read_split, split_cases, wri
 from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.evaluate import mapped_cases
-from tfseg.layers.masking import MASK_LAYERS
+from tfseg.jobs.rows import ClassifierRow
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
+from tfseg.models.classifier import build_classifier, explained
 from tfseg.plain import to_plain
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json
@@ -34,17 +36,21 @@ def recorded_config(config: ComparisonConfig) -> dict:
     return to_plain(replace(config, **paths, external=external))
 
 
-def prepared(run: Run, config: ComparisonConfig, cases: Cases) -> tuple[list[Split], Audit]:
+def prepared(
+    run: Run, config: ComparisonConfig, rows: Sequence[ClassifierRow], cases: Cases
+) -> tuple[list[Split], Audit]:
     """The parts and the audit of a comparison that can be trained.
 
     Args:
         run: an interrupted run keeps its parts.
-        config, cases: of the comparison.
+        config, rows, cases: of the comparison.
 
     Raises:
         UserError: names the setting, the file or the cases that must be mended first.
     """
     _check_settings(config, cases)
+    for row in rows:
+        check_row(row, config, cases)
     stored = run.path("splits.json")
     try:
         splits = read_split(stored, cases) if stored.exists() else _split(cases, config)
@@ -147,19 +153,18 @@ def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
     hopeless = [kind for kind in config.allow if kind in UNREADABLE]
     if hopeless:
         raise ConfigError(f"`allow` can't let {', '.join(hopeless)} through: such files can't be trained on")
-    if config.weights not in (None, "imagenet") and not Path(config.weights).is_file():
-        raise ConfigError(f"weights file {config.weights} does not exist; choices: `imagenet`, a path, or none")
-    masking = [name for name in config.approaches if name in MASK_LAYERS]
+    masking = [name for name in config.approaches if APPROACHES[name].needs_segmenter]
     if masking and config.segmenter == "none":
         raise ConfigError(f"{', '.join(masking)}: these approaches need a segmenter, and `segmenter` is none")
-    needs_masks = [name for name in config.approaches if name in MASK_LAYERS or name == "centiou"]
+    learning = [name for name in config.approaches if APPROACHES[name].needs_true_masks]
+    needs_masks = [name for name in config.approaches if name in (*masking, *learning)]
     if needs_masks and not cases.has_mask.any() and config.segmenter_file is None:
         raise ConfigError(
             f"{', '.join(needs_masks)}: {cases.name} has no masks; give `--segmenter-file` of a trained segmenter, "
             "or only the approach `plain`"
         )
-    if "centiou" in config.approaches and not cases.has_mask.any():
-        raise ConfigError(f"centiou trains against the true masks, and {cases.name} has none")
+    if learning and not cases.has_mask.any():
+        raise ConfigError(f"{', '.join(learning)}: these need the true masks, and {cases.name} has none")
     missing = [name for name in config.subgroups if name not in cases.table]
     if missing:
         known = ", ".join(cases.table.columns)
@@ -170,9 +175,54 @@ def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
     if config.segmenter != "none" and config.segmenter_file is None and cases.has_mask.any():
         configured_loss(config)
         configured_segmenter(config, cases.mask_classes.channels, pretrained=False)
+
+
+def check_row(row: ClassifierRow, base: ComparisonConfig, cases: Cases) -> None:
+    """Stop at what would only be found out when the row's turn comes.
+
+    Args:
+        row: of a comparison.
+        base: the comparison's configuration, resolved.
+        cases: its data.
+
+    Raises:
+        ConfigError, WeightsError: names the row's setting.
+    """
+    config = row.config(base)
+    if config.weights not in (None, "imagenet") and not Path(config.weights).is_file():
+        raise ConfigError(f"weights file {config.weights} does not exist; choices: `imagenet`, a path, or none")
+    if config.background_swap and not cases.has_mask.any():
+        raise ConfigError(f"`background_swap` needs masks, and {cases.name} has none")
     weights = config.weights_of(config.backbone)
     features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), weights)
     freeze_first(features, frozen_count(features, config.freeze_first) if weights else 0)
+    explained(build_classifier(features, 2), config.saliency, config.saliency_layer)
+
+
+def load_variants(variants: Mapping[str, str | Path], config: ComparisonConfig, cases: Cases) -> dict[str, np.ndarray]:
+    """Other images of the same cases, uint8 (N, S, S, 3) each, in the cases' order.
+
+    Args:
+        variants: name → dataset.
+        config: of the comparison.
+        cases: of the comparison.
+
+    Raises:
+        ConfigError: a dataset whose cases or labels are others.
+        DataError: files that can't be read.
+    """
+    found = {}
+    for name, data in variants.items():
+        other = load_cases(data, config.target)
+        place = {case: number for number, case in enumerate(other.table["id"])}
+        missing = [case for case in cases.table["id"] if case not in place]
+        if missing:
+            raise ConfigError(f"variant {name}: {data} lacks {len(missing)} cases of {cases.name}: {missing[0]}, …")
+        same = other.subset([place[case] for case in cases.table["id"]])
+        if same.table["label"].tolist() != cases.table["label"].tolist():
+            raise ConfigError(f"variant {name}: {data} has other labels than {cases.name}")
+        found[name] = configured_arrays(config, same).images
+    return found
 
 
 def _check_external(config: ComparisonConfig, cases: Cases) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig
+from tfseg.approaches import APPROACHES
+from tfseg.config import CENTIOU_FIELDS
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.scores import TestScores, summarise_row
 from tfseg.evaluation.subgroups import subgroup_scores
@@ -19,7 +20,7 @@ from tfseg.jobs.preparation import recorded_config
 from tfseg.run import recorded_path
 
 
-def tabulate(comparison: Comparison, progress: Progress, paper: Mapping[str, Mapping[str, float]]) -> list[dict]:
+def tabulate(comparison: Comparison, progress: Progress) -> list[dict]:
     """The rows of ``metrics.json`` from the stored cells; a row without one is left out.
 
     Writes ``history.csv``, ``predictions/<row>.csv`` of every classifier and, of rows with several cells, the model.
@@ -49,8 +50,9 @@ def tabulate(comparison: Comparison, progress: Progress, paper: Mapping[str, Map
         if predictions:
             _write_predictions(comparison, name, predictions)
         folds = [cell.fold for cell in done]
-        settings = _row_settings(config, name)
-        row = summarise_row(name, settings, runs, classes, extras(results), paper.get(name), folds)
+        settings = _row_settings(comparison, name)
+        paper = None if name == SEGMENTER_ROW else comparison.row(name).paper
+        row = summarise_row(name, settings, runs, classes, extras(results), paper, folds)
         row |= notes(done, results)
         if config.subgroups:
             attributes = cases.table.iloc[np.concatenate(tested)]
@@ -60,16 +62,18 @@ def tabulate(comparison: Comparison, progress: Progress, paper: Mapping[str, Map
     return rows
 
 
-def _row_settings(config: ComparisonConfig, name: str) -> dict:
-    own = {key: value for key, value in recorded_config(config).items() if key.startswith("segmenter")}
+def _row_settings(comparison: Comparison, name: str) -> dict:
     if name == SEGMENTER_ROW:
-        return own
-    keys = ("backbone", "weights", "freeze_first", "epochs", "batch_size", "learning_rate", "patience")
-    settings = {"approach": name, **{key: getattr(config, key) for key in (*keys, "repeats")}}
+        own = recorded_config(comparison.config)
+        return {key: value for key, value in own.items() if key.startswith("segmenter")}
+    row = comparison.row(name)
+    config = row.config(comparison.config)
+    keys = ("backbone", "freeze_first", "epochs", "batch_size", "learning_rate", "patience", "repeats", "saliency")
+    settings = {"approach": row.approach, **{key: getattr(config, key) for key in keys}}
     settings["weights"] = recorded_path(config.weights) if config.weights else None
-    if name == "centiou":
-        settings |= {"cross_entropy_share": config.cross_entropy_share, "saliency_gradient": config.saliency_gradient}
-    return settings
+    if APPROACHES[row.approach].learns_from_masks:
+        settings |= {key: getattr(config, key) for key in CENTIOU_FIELDS}
+    return settings | dict(row.changes)
 
 
 def _write_predictions(comparison: Comparison, name: str, predictions: Sequence[tuple[Cell, np.ndarray, np.ndarray]]):

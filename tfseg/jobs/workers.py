@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tfseg.config import ComparisonConfig
 from tfseg.data.sources import load_cases
@@ -11,7 +11,7 @@ from tfseg.errors import TrainingError
 from tfseg.jobs.cells import SEGMENTER_ROW, Comparison
 from tfseg.jobs.grid import Cell, seeded, stored, wanted_cells
 from tfseg.jobs.preparation import configured_arrays
-from tfseg.layers.masking import MASK_LAYERS
+from tfseg.jobs.rows import ClassifierRow
 from tfseg.run import Run
 from tfseg.session import Session
 from tfseg.training.classifier import train_classifier
@@ -20,11 +20,13 @@ from tfseg.training.sitting import Sitting
 from tfseg.training.workers import wait_for
 
 
-def work_along(config: ComparisonConfig, run: Run, session: Session, say: Callable[[str], None]) -> Run:
+def work_along(
+    config: ComparisonConfig, rows: Sequence[ClassifierRow], run: Run, session: Session, say: Callable[[str], None]
+) -> Run:
     """Take part in every training of a run that the chief works on.
 
     Args:
-        config: resolved, the same as the chief's.
+        config, rows: resolved, the same as the chief's.
         run: the same folder, on a disk that all workers share.
         session: the same as the chief's.
         say: takes the lines that tell what is going on.
@@ -33,9 +35,9 @@ def work_along(config: ComparisonConfig, run: Run, session: Session, say: Callab
     cases = load_cases(config.data, config.target)
     splits = read_split(run.path("splits.json"), cases)
     arrays = configured_arrays(config, cases)
-    comparison = Comparison(run, config, cases, arrays, splits)
+    comparison = Comparison(run, config, cases, arrays, splits, rows)
     failed: set[Cell] = set()
-    for cell in wanted_cells(comparison.cells(), session, config.approaches, len(splits)):
+    for cell in wanted_cells(comparison.cells(), session, [row.name for row in rows], len(splits)):
         if stored(run, cell) is not None:
             continue
         try:
@@ -50,7 +52,7 @@ def work_along(config: ComparisonConfig, run: Run, session: Session, say: Callab
 
 
 def _train_along(comparison: Comparison, cell: Cell) -> None:
-    config, split = seeded(comparison.config, cell), comparison.splits[cell.fold]
+    config, split = seeded(comparison.config_of(cell), cell), comparison.splits[cell.fold]
     sitting = Sitting(comparison.run.path("checkpoints", f"{cell.key}.npz"), chief=False)
     for need in cell.needs:
         wait_for(comparison.run.path("cells", f"{need.key}.json"), "the chief tests the segmenter")
@@ -58,6 +60,5 @@ def _train_along(comparison: Comparison, cell: Cell) -> None:
         if not config.segmenter_file:
             train_segmenter(config, comparison.arrays, split, sitting)
     elif config.training == "gradient":
-        maps = comparison.lesion_maps(cell) if cell.row in MASK_LAYERS else None
-        classes = len(comparison.cases.classes)
-        train_classifier(config, cell.row, comparison.arrays, split, classes, maps, sitting)
+        approach, classes = comparison.row(cell.row).approach, len(comparison.cases.classes)
+        train_classifier(config, approach, comparison.arrays, split, classes, comparison.maps_of(cell), sitting)

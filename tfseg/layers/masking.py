@@ -1,4 +1,4 @@
-"""Layers between a segmenter and a classifier: they hide what isn't lesion from the image.
+"""Layers between a segmenter and a classifier: they hide a part of the image, mostly what isn't lesion.
 
 All take an image (B, H, W, 3) in [0, 1] and a lesion probability (B, H, W, 1) in [0, 1] and return the masked
 image. An image in which no lesion was found is kept whole, so that a miss of the segmenter doesn't leave the
@@ -10,6 +10,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 from keras import ops
+
+from tfseg.approaches import APPROACHES
 
 PACKAGE = "tfseg"
 
@@ -52,7 +54,11 @@ class InputMask(keras.layers.Layer):
         visible = self.visibility(lesion_probability)
         highest = ops.max(lesion_probability, axis=(1, 2, 3), keepdims=True)
         found = ops.cast(self.lesion_found(highest), image.dtype)
-        return image * (found * visible + (1.0 - found))
+        return self.hide(image, found * visible + (1.0 - found))
+
+    def hide(self, image, visible):
+        """The image as it is seen, (B, H, W, 3), from how visible each pixel is, (B, H, W, 1)."""
+        return image * visible
 
     def visibility(self, lesion_probability):
         """How much of each pixel is seen, (B, H, W, 1) in [0, 1]."""
@@ -156,4 +162,44 @@ class LesionAreaMask(InputMask):
         return {**super().get_config(), "threshold": self.threshold, "grow": self.grow}
 
 
-MASK_LAYERS = {"hard_mask": HardMask, "soft_mask": SoftMask, "lesion_area": LesionAreaMask}
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class InverseMask(HardMask):
+    """Image × (probability < threshold): what is left without the lesion's pixels, its outline included."""
+
+    def visibility(self, lesion_probability):
+        return 1.0 - super().visibility(lesion_probability)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class LesionRemoved(LesionAreaMask):
+    """The lesion's bounding box is filled with the mean colour of the image, so that its outline is gone too.
+
+    Source: after Bissoto et al. 2019 (arXiv 1904.08818), whose boxes are black.
+
+    Args:
+        threshold: probability from which a pixel is lesion, in (0, 1).
+        grow: factor on the box's height and width, at least 1; the box is clipped to the image.
+    """
+
+    def __init__(self, threshold=0.5, grow=1.0, **kwargs):
+        super().__init__(threshold, grow, **kwargs)
+
+    def visibility(self, lesion_probability):
+        return 1.0 - super().visibility(lesion_probability)
+
+    def hide(self, image, visible):
+        return image * visible + ops.mean(image, axis=(1, 2), keepdims=True) * (1.0 - visible)
+
+
+MASK_LAYERS = {
+    "hard": HardMask,
+    "soft": SoftMask,
+    "lesion_area": LesionAreaMask,
+    "inverse": InverseMask,
+    "lesion_removed": LesionRemoved,
+}
+
+
+def mask_layer(approach: str) -> InputMask:
+    """The layer by which a masking approach hides a part of the image, named after the approach, in float32."""
+    return MASK_LAYERS[APPROACHES[approach].mask](dtype="float32", name=approach)

@@ -234,6 +234,10 @@ def _nested(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 def _square_side(model: keras.Model) -> int:
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
+    if isinstance(model.input, dict) and "lesion" in model.input:
+        raise ValueError(
+            f"the model {model.name!r} takes a mask with every image: it is a control, made to be compared"
+        )
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3 or shapes[0][1] != shapes[0][2]:
         raise ValueError(f"the model {model.name!r} must have one input (None, S, S, 3), it has {shapes}")
     if shapes[0][1] is None:

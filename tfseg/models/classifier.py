@@ -7,21 +7,14 @@ from dataclasses import dataclass
 import keras
 from keras import layers
 
+from tfseg.approaches import APPROACHES
 from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
-from tfseg.layers.masking import MASK_LAYERS, LesionProbability
+from tfseg.layers.masking import LesionProbability, mask_layer
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
 from tfseg.layers.saliency import ClassActivationMap
 from tfseg.layers.taped import Rectifier
 from tfseg.models.cut import cut
-
-APPROACHES = {
-    "plain": "cross entropy on the whole image",
-    "hard_mask": "the image times the predicted mask, thresholded",
-    "soft_mask": "the image times the predicted probability map",
-    "lesion_area": "only the grown bounding box of the predicted lesion is visible",
-    "centiou": "whole image; cross entropy minus the overlap of the saliency map with the mask",
-}
 
 
 @dataclass(frozen=True)
@@ -44,27 +37,42 @@ class Classifier:
         """
         image = keras.Input(self.features.input_shape[1:], name="image")
         inputs, visible = {"image": image}, image
-        if approach in MASK_LAYERS:
+        if APPROACHES[approach].masked:
             inputs["lesion"] = keras.Input((*self.features.input_shape[1:3], 1), name="lesion")
-            visible = MASK_LAYERS[approach](dtype="float32", name=approach)(image, inputs["lesion"])
+            visible = mask_layer(approach)(image, inputs["lesion"])
         return keras.Model(inputs, self.head(self.features(visible)), name="classifier")
 
 
-def build_head(feature_shape, classes: int, units: int | None = 64, dropout: float = 0.0) -> keras.Model:
-    """Global average pooling → dropout → Dense(units, ReLU) → Dense(classes), in float32.
+def build_head(
+    feature_shape, classes: int, units: int | None = 64, dropout: float = 0.0, kind: str = "dense"
+) -> keras.Model:
+    """From feature maps to logits, in float32.
+
+    ``"dense"``: global average pooling → dropout → Dense(units, ReLU) → dropout → Dense(classes). ``"convolution"``:
+    dropout → 1×1 convolution to the classes → ReLU → global average pooling (SqueezeNet, Iandola et al. 2016, figure
+    2; the oral paper's code). Its logits are not negative.
 
     Args:
         feature_shape: (h, w, K).
         classes: number of classes, at least 2.
-        units: width of the hidden layer, or None for a linear head.
-        dropout: rate before each dense layer, in [0, 1).
+        units: width of the dense head's hidden layer, or None for a linear one.
+        dropout: rate before each layer with weights, in [0, 1).
+        kind: ``"dense"`` or ``"convolution"``.
 
     Raises:
-        ConfigError: fewer than two classes.
+        ConfigError: fewer than two classes, or an unknown kind.
     """
     if classes < 2:
         raise ConfigError(f"a classifier needs at least two classes, received {classes}")
+    if kind not in ("dense", "convolution"):
+        raise ConfigError(f"`head` must be dense or convolution, received {kind!r}")
     maps = keras.Input(feature_shape, name="feature_maps", dtype="float32")
+    if kind == "convolution":
+        outputs = layers.Dropout(dropout, dtype="float32", name="dropout")(maps)
+        outputs = layers.Conv2D(classes, 1, dtype="float32", name="class_maps")(outputs)
+        outputs = Rectifier(dtype="float32", name="class_maps_relu")(outputs)
+        logits = layers.GlobalAveragePooling2D(dtype="float32", name="logits")(outputs)
+        return keras.Model(maps, logits, name="head")
     outputs = layers.GlobalAveragePooling2D(dtype="float32", name="pool")(maps)
     if units:
         outputs = layers.Dropout(dropout, dtype="float32", name="dropout")(outputs)
@@ -75,9 +83,35 @@ def build_head(feature_shape, classes: int, units: int | None = 64, dropout: flo
     return keras.Model(maps, logits, name="head")
 
 
-def build_classifier(features: keras.Model, classes: int, units: int | None = 64, dropout: float = 0.0) -> Classifier:
+def build_classifier(
+    features: keras.Model, classes: int, units: int | None = 64, dropout: float = 0.0, head: str = "dense"
+) -> Classifier:
     """Put a head on a backbone; see `build_backbone` and `build_head`."""
-    return Classifier(features, build_head(features.output_shape[1:], classes, units, dropout))
+    return Classifier(features, build_head(features.output_shape[1:], classes, units, dropout, head))
+
+
+def explained(
+    classifier: Classifier, method: str = "grad_cam", layer: str | None = None, target: str | int = "predicted"
+) -> tuple[keras.Model, ClassActivationMap]:
+    """A classifier cut where its map is made.
+
+    Args:
+        classifier: the parts.
+        method: a name out of `tfseg.layers.saliency.METHODS`.
+        layer: the backbone's layer whose output is explained; None for its last maps.
+        target: see `ClassActivationMap`.
+
+    Returns:
+        A pair: image → what the map is made of; and from there → logits and saliency.
+
+    Raises:
+        ConfigError: a layer that can't be explained.
+    """
+    features, head = classifier.features, classifier.head
+    if layer is not None:
+        features, head = cut(features, layer, head)
+    size, grid = classifier.features.input_shape[1:3], classifier.features.output_shape[1:3]
+    return features, ClassActivationMap(head, size, method, target, grid, name="saliency")
 
 
 def inference_graph(
@@ -95,8 +129,9 @@ def inference_graph(
     Args:
         classifier: the trained parts.
         class_names: sorted, in the order of the logits.
-        approach: a name out of `APPROACHES`.
-        segmenter: image → mask logits; needed by the approaches that mask, optional for the others.
+        approach: a name out of `tfseg.approaches.APPROACHES`.
+        segmenter: image → mask logits; needed by the approaches that mask, optional for the others. Those whose mask
+            is given have none.
         mask_classes: what the segmenter's channels mean.
         saliency: a name out of `tfseg.layers.saliency.METHODS`; the predicted class is explained.
         resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
@@ -104,33 +139,34 @@ def inference_graph(
 
     Returns:
         A functional model from ``image`` to ``probabilities`` (B, classes), ``saliency`` (B, H, W, 1) and, with a
-        segmenter, ``mask`` (B, H, W, C).
+        segmenter, ``mask`` (B, H, W, C). Of an approach whose mask is given, from ``{"image", "lesion"}``, lesion (B,
+        H, W, 1): that can be tested, not served.
 
     Raises:
         ConfigError: unknown approach, a masking approach without a segmenter, or a layer that can't be explained.
     """
     if approach not in APPROACHES:
         raise ConfigError(f"there is no approach named {approach!r}; known: {', '.join(APPROACHES)}")
-    if approach in MASK_LAYERS and segmenter is None:
+    masked, given = APPROACHES[approach].masked, APPROACHES[approach].mask_given
+    if masked and not given and segmenter is None:
         raise ConfigError(f"the approach {approach} needs a segmenter")
     image = keras.Input(classifier.features.input_shape[1:], name="image", dtype="float32")
-    outputs, visible = {}, image
-    if segmenter is not None:
+    inputs, outputs, visible = image, {}, image
+    if given:
+        inputs = {"image": image, "lesion": keras.Input((*image.shape[1:3], 1), name="lesion", dtype="float32")}
+        visible = mask_layer(approach)(image, inputs["lesion"])
+    elif segmenter is not None:
         mask_classes = mask_classes or MaskClasses()
         mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(segmenter(image, training=False))
         outputs["mask"] = mask
-        if approach in MASK_LAYERS:
+        if masked:
             lesion = LesionProbability(mask_classes.lesion_channels, dtype="float32", name="lesion")(mask)
-            visible = MASK_LAYERS[approach](dtype="float32", name=approach)(image, lesion)
-    features, head = classifier.features, classifier.head
-    if saliency_layer is not None:
-        features, head = cut(features, saliency_layer, head)
-    size, grid = features.input_shape[1:3], classifier.features.output_shape[1:3]
-    explain = ClassActivationMap(head, size, saliency, grid=grid, name="saliency")
-    explained = explain(features(visible, training=False), training=False)
-    outputs["saliency"] = explained["saliency"]
-    outputs["probabilities"] = ClassProbabilities(class_names, resize=resize, name="probabilities")(explained["logits"])
-    return keras.Model(image, outputs, name=approach)
+            visible = mask_layer(approach)(image, lesion)
+    features, explain = explained(classifier, saliency, saliency_layer)
+    found = explain(features(visible, training=False), training=False)
+    outputs["saliency"] = found["saliency"]
+    outputs["probabilities"] = ClassProbabilities(class_names, resize=resize, name="probabilities")(found["logits"])
+    return keras.Model(inputs, outputs, name=approach)
 
 
 def segmentation_graph(segmenter: keras.Model, mask_classes: MaskClasses, resize: str = "stretch") -> keras.Model:

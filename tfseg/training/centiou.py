@@ -6,10 +6,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfseg.layers.saliency import METHODS, TARGETS, ClassActivationMap
+from tfseg.layers.saliency import METHODS, TARGETS
 from tfseg.losses.centiou import centiou_loss, soft_iou
-from tfseg.models.classifier import Classifier
-from tfseg.models.cut import cut
+from tfseg.models.classifier import Classifier, explained
 
 
 class CEntIoUModel(keras.Model):
@@ -55,11 +54,7 @@ class CEntIoUModel(keras.Model):
                 raise ValueError(f"`{name}` must be one of {choices}. Received: {value!r}")
         if not 0.0 <= cross_entropy_share <= 1.0:
             raise ValueError(f"`cross_entropy_share` must lie in [0, 1]. Received: {cross_entropy_share}")
-        self.features, head = classifier.features, classifier.head
-        if saliency_layer is not None:
-            self.features, head = cut(self.features, saliency_layer, head)
-        size, grid = self.features.input_shape[1:3], classifier.features.output_shape[1:3]
-        self.explain = ClassActivationMap(head, size, saliency, saliency_target, grid)
+        self.features, self.explain = explained(classifier, saliency, saliency_layer, saliency_target)
         self.cross_entropy_share = cross_entropy_share
         self.saliency_gradient = saliency_gradient
         self.cross_entropy_mean = keras.metrics.Mean(name="cross_entropy")

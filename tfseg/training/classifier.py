@@ -8,16 +8,16 @@ from dataclasses import replace
 import keras
 import numpy as np
 
+from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig
 from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, class_weights, make_batches, steps_per_epoch
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError
-from tfseg.layers.masking import MASK_LAYERS
-from tfseg.layers.saliency import ClassActivationMap
+from tfseg.layers.masking import mask_layer
 from tfseg.metrics.classification import BalancedAccuracy
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
-from tfseg.models.classifier import Classifier, build_classifier
+from tfseg.models.classifier import Classifier, build_classifier, explained
 from tfseg.models.weights import reestimate_batch_norm
 from tfseg.training.callbacks import Plateau, Thaw
 from tfseg.training.centiou import CEntIoUModel
@@ -47,11 +47,11 @@ def train_classifier(
 
     Args:
         config: see `ComparisonConfig`, resolved.
-        approach: a name out of `APPROACHES`.
+        approach: a name out of `tfseg.approaches.APPROACHES`.
         arrays: decoded cases.
         split: positions of the parts; cases without a label are left out.
         classes: number of classes.
-        lesion_probability: the frozen segmenter's maps of all cases, uint8 (N, S, S); for the masking approaches.
+        lesion_probability: the maps by which all cases are masked, uint8 (N, S, S); for the masking approaches.
         sitting: see `fit`.
         memo: keeps what several trainings of a run would compute alike.
 
@@ -59,17 +59,17 @@ def train_classifier(
         ConfigError: labels, maps or masks that the approach needs are missing.
         TrainingError, Paused, RunError: see `fit`.
     """
-    masked = approach in MASK_LAYERS
+    masked = APPROACHES[approach].masked
     if masked and lesion_probability is None:
-        raise ConfigError(f"the approach {approach} needs a segmenter's maps")
+        raise ConfigError(f"the approach {approach} needs maps of the lesions")
     training, validation = (part[arrays.labels[part] >= 0] for part in (split.train, split.val))
     if not len(training) or not len(validation):
         raise ConfigError(
             f"a classifier needs labels: {len(training)} of the training and {len(validation)} of the validation "
             "cases have one"
         )
-    if approach == "centiou" and not arrays.has_mask[training].any():
-        raise ConfigError("the approach centiou needs masks: no training case has one")
+    if APPROACHES[approach].needs_true_masks and not arrays.has_mask[training].any():
+        raise ConfigError(f"the approach {approach} needs masks: no training case has one")
     if config.training == "probe":
         return train_probe(config, approach, arrays, training, validation, classes, lesion_probability, memo)
     augmentation = replace(augmentation_of(config), background_swap=config.background_swap)
@@ -88,7 +88,7 @@ def train_classifier(
         if weights_file and config.batch_norm == "reestimated":
             _train_batch_norm(features, arrays.images[training[:NATURAL_IMAGES]])
         frozen = _freeze(features, frozen_count(features, config.freeze_first) if weights_file else 0)
-        classifier = build_classifier(features, classes, config.head_units or None, config.dropout)
+        classifier = build_classifier(features, classes, config.head_units or None, config.dropout, config.head)
         optimizer = optimizer_of(config, config.learning_rate, config.epochs, steps)
         accuracies = [keras.metrics.SparseCategoricalAccuracy(name="accuracy"), BalancedAccuracy(classes)]
         if approach == "centiou":
@@ -96,7 +96,10 @@ def train_classifier(
             model = CEntIoUModel(
                 classifier,
                 config.cross_entropy_share,
+                saliency=config.saliency,
+                saliency_target=config.saliency_target,
                 saliency_gradient=config.saliency_gradient,
+                saliency_layer=config.saliency_layer,
                 accuracies=accuracies,
                 name="centiou",
             )
@@ -121,7 +124,7 @@ def train_classifier(
     if config.learning_rate_schedule == "plateau":
         extra["plateau"] = Plateau(config.monitor, mode, max(1, config.patience // 3))
     if sitting.tensorboard is not None and sitting.chief:
-        draw = _saliency_pictures(classifier, approach, arrays, validation[:SHOWN], maps)
+        draw = _saliency_pictures(classifier, config, approach, arrays, validation[:SHOWN], maps)
         extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
     size = validation_batch_size(len(validation), batch, replicas)
     history, note = fit(
@@ -158,11 +161,11 @@ def _freeze(features: keras.Model, count: int) -> list[keras.layers.Layer]:
     return [layer for layer in trained if not layer.trainable]
 
 
-def _saliency_pictures(classifier, approach, arrays, positions, maps) -> Callable[[], np.ndarray]:
+def _saliency_pictures(classifier, config, approach, arrays, positions, maps) -> Callable[[], np.ndarray]:
     """Draws the saliency of the predicted class on some cases."""
     (batch,) = make_batches(arrays, positions, len(positions), lesion_probability=maps)
     visible = batch["image"]
-    if approach in MASK_LAYERS:
-        visible = MASK_LAYERS[approach](dtype="float32")(visible, batch["lesion"])
-    explain = ClassActivationMap(classifier.head, classifier.features.input_shape[1:3])
-    return lambda: blended(batch["image"], explain(classifier.features(visible, training=False))["saliency"])
+    if APPROACHES[approach].masked:
+        visible = mask_layer(approach)(visible, batch["lesion"])
+    features, explain = explained(classifier, config.saliency, config.saliency_layer)
+    return lambda: blended(batch["image"], explain(features(visible, training=False))["saliency"])

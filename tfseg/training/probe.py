@@ -9,9 +9,10 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
+from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig
 from tfseg.data.batches import CaseArrays, make_batches
-from tfseg.layers.masking import MASK_LAYERS
+from tfseg.layers.masking import mask_layer
 from tfseg.models.backbones import build_backbone
 from tfseg.models.classifier import build_classifier
 from tfseg.progress import progress_bar
@@ -41,7 +42,7 @@ def train_probe(
 
     Args:
         config: see `ComparisonConfig`, resolved; backbone, weights, image size and class weights are used.
-        approach: a name out of `APPROACHES` other than ``centiou``.
+        approach: a name out of `tfseg.approaches.APPROACHES` other than ``centiou``.
         arrays: decoded cases.
         training, validation: positions of labelled cases, int.
         classes: number of classes, each with a case in `training`.
@@ -57,14 +58,15 @@ def train_probe(
     shape = (config.image_size, config.image_size, 3)
     features = build_backbone(config.backbone, shape, config.weights_of(config.backbone))
     flips = FLIPS if augmentation_of(config).flips else FLIPS[:1]
-    if approach in MASK_LAYERS:
+    if APPROACHES[approach].masked:
         # Every fold's segmenter shows other parts of the images.
-        views = _pooled(features, arrays, flips, MASK_LAYERS[approach](dtype="float32"), lesion_probability)
+        views = _pooled(features, arrays, flips, mask_layer(approach), lesion_probability)
     else:
         memo = {} if memo is None else memo
-        if "pooled" not in memo:
-            memo["pooled"] = _pooled(features, arrays, flips)
-        views = memo["pooled"]
+        key = ("pooled", config.backbone, config.weights_of(config.backbone), flips)
+        if key not in memo:
+            memo[key] = _pooled(features, arrays, flips)
+        views = memo[key]
     seen, labels = np.concatenate([training, validation]), arrays.labels
     weight = "balanced" if config.class_weights else None
 

@@ -6,13 +6,11 @@ import functools
 from pathlib import Path
 
 import keras
-import numpy as np
 import pandas as pd
 
 from tfseg.config import ComparisonConfig
 from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, make_batches, steps_per_epoch
-from tfseg.data.cases import MaskClasses
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError, UserError
 from tfseg.losses.dice import MaskLoss
@@ -133,36 +131,6 @@ def configured_loss(config: ComparisonConfig) -> MaskLoss:
         ConfigError: an option that the loss hasn't, or one out of range.
     """
     return build_loss(config.segmenter_loss, **named_values(config.segmenter_loss_options, "segmenter_loss_options"))
-
-
-def predict_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """A segmentation graph's masks of chosen cases, float32 (n, S, S, C)."""
-    batches = make_batches(arrays, positions, batch_size).map(lambda batch: batch["image"])
-    return graph.predict(batches, verbose=0)["mask"]
-
-
-def lesion_maps(mask: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
-    """The lesion's probability from mask probabilities, (n, S, S, C) → (n, S, S)."""
-    return mask[..., list(mask_classes.lesion_channels)].sum(-1)
-
-
-def frozen_maps(
-    graph: keras.Model, arrays: CaseArrays, positions: np.ndarray | None = None, chunk: int = 256
-) -> np.ndarray:
-    """What classifiers see of a trained segmenter: the lesion's probability, uint8 (N, S, S), 255 = certain.
-
-    Args:
-        graph: a segmentation graph.
-        arrays: decoded cases.
-        positions: of which cases; the others stay empty. None: all.
-        chunk: how many at a time: float32 masks of all cases at once would be large.
-    """
-    positions = np.arange(len(arrays)) if positions is None else positions
-    maps = np.zeros(arrays.masks.shape, np.uint8)
-    for start in range(0, len(positions), chunk):
-        part = positions[start : start + chunk]
-        maps[part] = np.round(255.0 * lesion_maps(predict_masks(graph, arrays, part), arrays.mask_classes))
-    return maps
 
 
 def given_or_trained(

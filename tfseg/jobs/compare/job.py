@@ -16,6 +16,7 @@ from tfseg.evaluation.comparison_page import (
     metrics_of,
 )
 from tfseg.evaluation.differences import compare_rows
+from tfseg.evaluation.tables import command_block
 from tfseg.jobs.compare.inputs import Inputs, read_groups, read_inputs
 from tfseg.run import read_json, recorded_path, write_json, write_text
 
@@ -170,4 +171,4 @@ def _write_pages(result: dict, out: Path) -> None:
         lines += comparison_markdown(comparison, comparison["metric"])
         suffix = "" if comparison["kind"] == "classifiers" else f"_{comparison['kind']}"
         differences_figure(comparison, comparison["metric"], out / "figures" / f"differences{suffix}.png")
-    write_text(out / "table.md", "\n".join([*lines, "```sh", result["command"].replace("\n", " "), "```", ""]))
+    write_text(out / "table.md", "\n".join([*lines, *command_block(result["command"]), ""]))

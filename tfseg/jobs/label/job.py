@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from tfseg.config import ComparisonConfig
+from tfseg.config import CLASSIFIER_FIELDS, ComparisonConfig
 from tfseg.data.audit import audit_cases
 from tfseg.data.batches import CaseArrays, load_arrays
 from tfseg.data.cases import Cases
@@ -21,10 +21,10 @@ from tfseg.data.ingest import read_mask
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import Split, write_split
 from tfseg.errors import ConfigError, DataError, TrainingError
-from tfseg.evaluation.mask_classes import score_classes
+from tfseg.evaluation.mask_classes import certain_map, score_classes
 from tfseg.evaluation.postprocess import class_mask
 from tfseg.evaluation.segmentation import restored_maps, score_cases
-from tfseg.jobs.cells import SEGMENTER_ROW, averaged_masks, save_model
+from tfseg.jobs.cells import SEGMENTER_ROW, save_model
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, run_grid, stored, write_state
 from tfseg.jobs.label.data import (
@@ -46,12 +46,13 @@ from tfseg.jobs.label.review import (
     scores_by_class,
 )
 from tfseg.jobs.label.sheet import REPORT, write_review
+from tfseg.jobs.masks import lesion_maps, predict_masks
 from tfseg.jobs.preparation import configured_arrays, record_environment, recorded_config
 from tfseg.losses.segmentation import loss_options
 from tfseg.progress import progress_bar
 from tfseg.run import Run, read_json
 from tfseg.session import Session
-from tfseg.training.segmenter import lesion_maps, train_segmenter
+from tfseg.training.segmenter import train_segmenter
 from tfseg.training.sitting import Sitting
 from tfseg.words import named_values
 
@@ -65,9 +66,8 @@ AT_ONCE = 48
 # Settings of a comparison that a labelling has no use for.
 UNUSED = (
     *("cross_validation", "repeats", "split_file", "test_per_class", "subgroups", "external", "class_map"),
-    *("segmenter_file", "approaches", "freeze_first", "unfreeze_per_epoch", "batch_norm", "head_units", "dropout"),
-    *("class_weights", "cross_entropy_share", "saliency_gradient", "training", "epochs", "batch_size"),
-    *("learning_rate", "patience", "monitor", "background_swap"),
+    *("segmenter_file", "approaches"),
+    *(name for name in CLASSIFIER_FIELDS if name != "backbone"),
 )
 
 
@@ -224,14 +224,13 @@ class Labelling:
         save_model(graph, self.model_path)
         write_csv(self.run.path("history", "segmenter.csv"), history)
         val = self.given.subset(self.split.val)
-        maps = averaged_masks(graph, self.arrays, self.split.val, config.segmenter_flips)
+        maps = predict_masks(graph, self.arrays, self.split.val, config.segmenter_flips)
         confidences, tables = [], []
         for at, (_, _, probabilities) in enumerate(restored_maps(val, maps, config.resize)):
             classes = class_mask(probabilities, val.mask_classes, config.segmenter_postprocessing)
             confidences.append(mask_confidence(probabilities, classes))
-            # What is drawn, as a map: it has the mask file's size, so that nothing is resized.
-            channels = np.eye(len(val.mask_classes.names), dtype=np.float32)[:, -val.mask_classes.channels :]
-            tables.append(score_classes(val.subset([at]), channels[classes][np.newaxis]))
+            # What is drawn has the mask file's size, so that nothing is resized.
+            tables.append(score_classes(val.subset([at]), certain_map(classes, val.mask_classes)[np.newaxis]))
         table = pd.concat(tables, ignore_index=True)
         overlaps = class_overlaps(table, val)
         lesion = score_cases(
@@ -272,7 +271,7 @@ class Labelling:
         found = []
         for start in range(0, len(part), AT_ONCE):
             chosen = np.arange(start, min(start + AT_ONCE, len(part)))
-            maps = averaged_masks(self._graph, arrays, chosen, config.segmenter_flips)
+            maps = predict_masks(self._graph, arrays, chosen, config.segmenter_flips)
             for at, values in zip(chosen, maps, strict=True):
                 row = part.table.iloc[at]
                 probabilities = restore_map(values, *upright_size(row["image"]), resize=config.resize)

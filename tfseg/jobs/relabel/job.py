@@ -13,7 +13,7 @@ from tfseg.data.sources import load_cases
 from tfseg.errors import DataError
 from tfseg.evaluation.report import write_report
 from tfseg.evaluation.tables import table_text
-from tfseg.jobs.gather import best_row, write_grid_metrics
+from tfseg.jobs.gather import best_row, shown_before, write_grid_metrics
 from tfseg.jobs.grid import Progress, finish_grid
 from tfseg.jobs.label.data import without_predicted
 from tfseg.jobs.label.job import check_settings
@@ -23,7 +23,7 @@ from tfseg.jobs.relabel.draw import RelabelDesign, draw_masks
 from tfseg.jobs.relabel.pictures import draw_relabelling
 from tfseg.jobs.relabel.results import relabel_markdown, tabulate_relabelling
 from tfseg.progress import progress_bar
-from tfseg.run import Run, read_json, write_text
+from tfseg.run import Run, write_text
 from tfseg.session import Session
 
 Say = Callable[[str], None]
@@ -76,9 +76,7 @@ def run_relabelling(
     record = {"experiment": experiment, "preset": preset, "relabelling": asdict(design), **recorded_config(config)}
     run = Run.open(out, record)
     say(f"run folder: {run.folder}")
-    if run.finished:
-        say(table_text(read_json(run.path("metrics.json"))))
-        say("this run was finished before; these are its results")
+    if shown_before(run, say):
         return run
     spent = run.spent
     with run.withdrawn_on_mistake():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfseg.evaluation.scores import summarise_row
-from tfseg.evaluation.tables import footnotes, markdown_table, number, table_cells
+from tfseg.evaluation.tables import command_block, footnotes, markdown_table, number, table_cells
 from tfseg.jobs.cells import row_model
 from tfseg.jobs.gather import extras, notes, promote, write_history
 from tfseg.jobs.grid import Progress, stored
@@ -104,13 +104,8 @@ def relabel_markdown(metrics: Mapping) -> str:
             lines += [f"## {heading}", "", *markdown_table(*table_cells({**metrics, "rows": shown}, columns)), ""]
     for row in rows:
         lines += [f"## {row['name']}, by class of image", "", *_class_table(row["per_class"]), ""]
-    fence = "```"
-    while fence in metrics["command"]:
-        fence += "`"
-    command = metrics["command"].replace("\n", " ")
-    return "\n".join(
-        [*lines, *_counting(metrics["design"]), "", *footnotes(metrics), "", f"{fence}sh", command, fence, ""]
-    )
+    lines += [*_counting(metrics["design"]), "", *footnotes(metrics), "", *command_block(metrics["command"]), ""]
+    return "\n".join(lines)
 
 
 def _class_table(per_class: Mapping[str, Mapping]) -> list[str]:

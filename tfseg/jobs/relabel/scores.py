@@ -10,7 +10,7 @@ import pandas as pd
 
 from tfseg.data.cases import Cases
 from tfseg.data.ingest import read_mask
-from tfseg.evaluation.mask_classes import score_classes
+from tfseg.evaluation.mask_classes import certain_map, score_classes
 from tfseg.evaluation.scores import TestScores
 from tfseg.evaluation.segmentation import lesion_of_classes, score_cases
 from tfseg.jobs.label.review import class_overlaps, rank_correlation
@@ -34,13 +34,12 @@ def score_labels(truth: Cases, folder: Path) -> pd.DataFrame:
     """
     review = pd.read_csv(folder / LIST, dtype={"id": str}, keep_default_na=False).set_index("id")
     by_class, whole = [], []
-    names, channels = truth.mask_classes.names, truth.mask_classes.channels
-    # A mask as a map of probabilities: it has the true mask's size, so that nothing is resized.
-    certain = np.eye(len(names), dtype=np.float32)[:, -channels:]
+    names = truth.mask_classes.names
     for position, name in enumerate(truth.table["id"]):
         case = truth.subset([position])
         drawn = read_mask(folder / review.loc[name, "mask"], truth.mask_classes)
-        by_class.append(score_classes(case, certain[drawn][np.newaxis]))
+        # It has the true mask's size, so that nothing is resized.
+        by_class.append(score_classes(case, certain_map(drawn, truth.mask_classes)[np.newaxis]))
         whole.append(score_cases(case, lesion_of_classes(drawn, truth)[np.newaxis]))
     table = pd.concat(by_class, ignore_index=True)
     classes = table.pivot(index="id", columns="class", values="iou").loc[truth.table["id"], list(names)]

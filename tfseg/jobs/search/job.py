@@ -11,6 +11,7 @@ from tfseg.data.sources import load_cases
 from tfseg.errors import ConfigError, Paused, TrainingError
 from tfseg.jobs.grid import run_grid, write_state
 from tfseg.jobs.preparation import prepared, recorded_config, write_records
+from tfseg.jobs.rows import rows_of
 from tfseg.jobs.search.results import options_text, trials_text
 from tfseg.jobs.search.space import SearchPlan
 from tfseg.jobs.search.trials import Search
@@ -64,7 +65,8 @@ def run_search(
         say("this search was finished before; these are its results")
         return run
     with run.withdrawn_on_mistake():
-        splits, audit = prepared(run, config.resolved(), cases)
+        rows = rows_of(config) if plan.part == "classifier" else []
+        splits, audit = prepared(run, config.resolved(), rows, cases)
         _check_backbones(config, plan)
         write_records(run, config, cases, splits, audit, say)
         search = Search(run, config, plan, cases, splits, say)

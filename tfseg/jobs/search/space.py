@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from tfseg.config import PREDICTION_FIELDS, ComparisonConfig
+from tfseg.approaches import APPROACHES
+from tfseg.config import CENTIOU_FIELDS, CLASSIFIER_FIELDS, PREDICTION_FIELDS, ComparisonConfig
 from tfseg.errors import ConfigError
 from tfseg.spaces import Choices, Range, Space, spaces
 
@@ -29,15 +30,8 @@ OF_DATA = (
     *("subgroups", "external", "class_map", "allow", "approaches"),
 )
 OF_MACHINE = ("cache", "cache_dir", "distribution", "deterministic")
-OF_CENTIOU = ("cross_entropy_share", "saliency_gradient")
-OF_CLASSIFIER = (
-    *("backbone", "freeze_first", "unfreeze_per_epoch", "batch_norm", "head_units", "dropout", "class_weights"),
-    *("training", "epochs", "batch_size", "learning_rate", "patience", "monitor", "background_swap"),
-    *OF_CENTIOU,
-)
 # These change what `val_loss` is a sum of, so that two trials' losses can't be compared.
 OF_LOSS = ("cross_entropy_share", "class_weights", "training")
-MASKING = ("hard_mask", "soft_mask", "lesion_area")
 COMBINATIONS_CHECKED = 5_000
 
 
@@ -100,14 +94,16 @@ def plan_search(
 
     Raises:
         ConfigError: an unknown field (with the nearest known one), a field without a space, a value of the wrong type
-            or that the configuration refuses, a field without effect on what is trained, or an objective that doesn't
-            compare its trials.
+            or that the configuration refuses, a field without effect on what is trained, a control, or an objective
+            that doesn't compare its trials.
     """
     if part == "classifier" and len(config.approaches) != 1:
         raise ConfigError(
             f"a search is for one approach, received {', '.join(config.approaches)}; name one with `--approach`, or "
             "search the segmenter with `--part segmenter`"
         )
+    if part == "classifier" and APPROACHES[config.approaches[0]].control:
+        raise ConfigError(f"{config.approaches[0]} is a control: it takes the settings of what it is compared with")
     if part == "segmenter" and (config.segmenter == "none" or config.segmenter_file):
         raise ConfigError("`--part segmenter` trains a segmenter: leave `segmenter_file` and `--segmenter none` out")
     if trials is not None and trials < 2:
@@ -255,7 +251,7 @@ def _word(value: Any) -> str:
 
 def _check_effect(name: str, config: ComparisonConfig, part: Part) -> None:
     """Refuse a field that would make the trials differ in something else than what is trained, or in nothing."""
-    masked = part == "classifier" and config.approaches[0] in MASKING
+    masked = part == "classifier" and APPROACHES[config.approaches[0]].masked
     reason = None
     if name in OF_DATA:
         reason = "all trials are measured on the same cases"
@@ -265,9 +261,9 @@ def _check_effect(name: str, config: ComparisonConfig, part: Part) -> None:
         reason = "a trial is judged by its training, which doesn't look at it"
     elif part == "classifier" and name.startswith("segmenter"):
         reason = "it is the segmenter's: `--part segmenter` searches that"
-    elif part == "segmenter" and (name in OF_CLASSIFIER or name == "segmenter_file"):
+    elif part == "segmenter" and (name in CLASSIFIER_FIELDS or name == "segmenter_file"):
         reason = "it has no effect on the segmenter"
-    elif name in OF_CENTIOU and config.approaches != ("centiou",):
+    elif name in CENTIOU_FIELDS and config.approaches != ("centiou",):
         reason = f"it has no effect on {config.approaches[0]}"
     elif masked and name in ("image_size", "resize"):
         reason = f"{config.approaches[0]} takes one segmenter's maps in all trials, which are of one size"

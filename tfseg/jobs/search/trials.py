@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
@@ -18,14 +19,14 @@ from tfseg.errors import TrainingError
 from tfseg.jobs.cells import SEGMENTER_ROW, save_model
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded, stored
+from tfseg.jobs.masks import frozen_maps
 from tfseg.jobs.preparation import configured_arrays, recorded_config
 from tfseg.jobs.search.oracles import Proposal, Proposals
 from tfseg.jobs.search.results import TrialResult, best_of, draw_search, trials_csv
 from tfseg.jobs.search.space import SearchPlan
-from tfseg.layers.masking import MASK_LAYERS
 from tfseg.run import Run, read_json, write_json
 from tfseg.training.classifier import train_classifier
-from tfseg.training.segmenter import frozen_maps, given_or_trained, train_segmenter
+from tfseg.training.segmenter import given_or_trained, train_segmenter
 from tfseg.training.sitting import Sitting
 
 Say = Callable[[str], None]
@@ -61,7 +62,7 @@ class Search:
     @property
     def masked(self) -> bool:
         """Whether the trials look at a segmenter's maps."""
-        return self.plan.part == "classifier" and self.config.approaches[0] in MASK_LAYERS
+        return self.plan.part == "classifier" and APPROACHES[self.config.approaches[0]].masked
 
     def cells(self) -> list[Cell]:
         """The segmenter of each fold where one is looked at, then trial by trial."""

@@ -16,22 +16,15 @@ from tfseg.data.cases import Cases
 from tfseg.data.splits import Split
 from tfseg.evaluation.postprocess import binarise
 from tfseg.evaluation.thresholds import study_thresholds
-from tfseg.jobs.cells import (
-    averaged_masks,
-    identity,
-    model_facts,
-    row_model,
-    save_model,
-    training_facts,
-    write_arrays,
-)
+from tfseg.jobs.cells import identity, model_facts, row_model, save_model, training_facts, write_arrays
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded
+from tfseg.jobs.masks import lesion_maps, predict_masks
 from tfseg.jobs.preparation import configured_arrays
 from tfseg.jobs.study.rows import StudyDesign, StudyRow
 from tfseg.jobs.study.scores import baseline_mask, baseline_scores, model_size_scores, polarity
 from tfseg.run import Run
-from tfseg.training.segmenter import lesion_maps, train_segmenter
+from tfseg.training.segmenter import train_segmenter
 from tfseg.training.sitting import Sitting
 
 
@@ -122,7 +115,7 @@ class Study:
         flips, postprocessing = config.segmenter_flips, config.segmenter_postprocessing
         test, validation = self.tested(cell.fold), self.validated(cell.fold)
         maps = {
-            name: lesion_maps(averaged_masks(graph, arrays, positions, flips), arrays.mask_classes)
+            name: lesion_maps(predict_masks(graph, arrays, positions, flips), arrays.mask_classes)
             for name, positions in (("test", test), ("validation", validation))
         }
         masks = {

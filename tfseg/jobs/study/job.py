@@ -20,7 +20,7 @@ from tfseg.errors import ConfigError, DataError
 from tfseg.evaluation.report import write_report
 from tfseg.evaluation.tables import table_text
 from tfseg.jobs.compare.job import compare
-from tfseg.jobs.gather import best_row, write_csv, write_grid_metrics
+from tfseg.jobs.gather import best_row, shown_before, write_csv, write_grid_metrics
 from tfseg.jobs.grid import Progress, finish_grid
 from tfseg.jobs.preparation import recorded_config, write_records
 from tfseg.jobs.study.cells import Study
@@ -86,9 +86,7 @@ def run_study(
     record = {"experiment": experiment, "preset": preset, "study": study_record, **recorded_config(config)}
     run = Run.open(out, record)
     say(f"run folder: {run.folder}")
-    if run.finished:
-        say(table_text(read_json(run.path("metrics.json"))))
-        say("this run was finished before; these are its results")
+    if shown_before(run, say):
         return run
     spent = run.spent
     with run.withdrawn_on_mistake():

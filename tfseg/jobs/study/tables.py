@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tfseg.evaluation.tables import footnotes, markdown_table, number, table_cells
+from tfseg.evaluation.tables import command_block, footnotes, markdown_table, number, table_cells
 
 # Heading, and the metrics that stand below it.
 TABLES = (
@@ -53,21 +53,8 @@ def study_markdown(metrics: Mapping) -> str:
     for row in metrics["rows"]:
         if row.get("epochs"):
             lines += [f"## {row['name']}: validation part, epoch by epoch", "", *_epoch_table(row["epochs"]), ""]
-    fence = "```"
-    while fence in metrics["command"]:
-        fence += "`"
-    return "\n".join(
-        [
-            *lines,
-            *_counting(metrics["design"]),
-            *footnotes(metrics),
-            "",
-            f"{fence}sh",
-            metrics["command"].replace("\n", " "),
-            fence,
-            "",
-        ]
-    )
+    notes = [*_counting(metrics["design"]), *footnotes(metrics)]
+    return "\n".join([*lines, *notes, "", *command_block(metrics["command"]), ""])
 
 
 def _counting(design: Mapping) -> list[str]:

@@ -132,6 +132,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone("vit_tiny16", vit.vit_tiny16, {16: "maps"}, smallest=32, multiple=16),
         Backbone("swin_t", swin.swin_t, _SWIN_MAPS, smallest=32, multiple=32, imagenet="KerasHub"),
         Backbone("swin_s", swin.swin_s, _SWIN_MAPS, smallest=32, multiple=32, imagenet="KerasHub"),
+        Backbone("small_swin", swin.small_swin, _maps("stage1", "stage2", "norm", first=4), smallest=16, multiple=16),
     )
 }
 

@@ -26,6 +26,11 @@ def swin_s(input_shape, keras_weights=None):
     return _published(input_shape, (2, 2, 18, 2), keras_weights and "swin_small_patch4_window7_224")
 
 
+def small_swin(input_shape, keras_weights=None):
+    """A small Swin for images of 64 to 160 pixels, trained from scratch: three stages, stride 16, 0.6 M parameters."""
+    return swin(input_shape, 32, (2, 2, 2), (2, 4, 8), window=4, drop_path=0.05)
+
+
 def swin(input_shape, width, depths, heads, window=WINDOW, drop_path=0.1):
     """Image → maps (B, h, w, width · 2^(stages − 1)), of stride 4 in the first stage and twice that in each further.
 

@@ -1,0 +1,87 @@
+"""What trained models predict for decoded cases: outputs of any graph, and the maps by which classifiers mask."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfseg.config import Flips
+from tfseg.data.batches import CaseArrays
+from tfseg.data.cases import MaskClasses
+from tfseg.data.decode import to_model_input
+from tfseg.evaluation.postprocess import flip_average
+
+
+def predict_pixels(
+    model: keras.Model, images: np.ndarray, lesions: np.ndarray | None = None, batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """The outputs of an inference graph.
+
+    Args:
+        model: see `inference_graph`.
+        images: uint8 (n, S, S, 3).
+        lesions: the maps that go with them, uint8 (n, S, S), 255 = certain, for a graph that is given its masks.
+        batch_size: images at a time.
+    """
+    pixels = images if lesions is None else {"image": images, "lesion": lesions[..., None]}
+
+    def to_inputs(batch):
+        return tf.nest.map_structure(to_model_input, batch)
+
+    return model.predict(tf.data.Dataset.from_tensor_slices(pixels).batch(batch_size).map(to_inputs), verbose=0)
+
+
+def predict_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray, flips: Flips = "none") -> np.ndarray:
+    """A segmentation graph's masks of chosen cases, float32 (n, S, S, C).
+
+    Args:
+        graph: a segmentation graph.
+        arrays: decoded cases.
+        positions: the cases, (n,).
+        flips: mirror images over which they are averaged, see `flip_average`.
+    """
+    return flip_average(lambda images: predict_pixels(graph, images)["mask"], arrays.images[positions], flips)
+
+
+def lesion_maps(mask: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
+    """The lesion's probability from mask probabilities, (n, S, S, C) → (n, S, S)."""
+    return mask[..., list(mask_classes.lesion_channels)].sum(-1)
+
+
+def frozen_maps(
+    graph: keras.Model, arrays: CaseArrays, positions: np.ndarray | None = None, chunk: int = 256
+) -> np.ndarray:
+    """What classifiers see of a trained segmenter: the lesion's probability, uint8 (N, S, S), 255 = certain.
+
+    Args:
+        graph: a segmentation graph.
+        arrays: decoded cases.
+        positions: of which cases; the others stay empty. None: all.
+        chunk: how many at a time: float32 masks of all cases at once would be large.
+    """
+    positions = np.arange(len(arrays)) if positions is None else positions
+    maps = np.zeros(arrays.masks.shape, np.uint8)
+    for start in range(0, len(positions), chunk):
+        part = positions[start : start + chunk]
+        maps[part] = np.round(255.0 * lesion_maps(predict_masks(graph, arrays, part), arrays.mask_classes))
+    return maps
+
+
+def moved_maps(maps: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Every map moved to a random place, around the image's edges: its area stays, what it shows is chance.
+
+    Args:
+        maps: (N, S, S).
+        seed: draws the place, of each map by its number.
+    """
+    moved = np.empty_like(maps)
+    for number, values in enumerate(maps):
+        offsets = np.random.default_rng([seed, number]).integers(0, values.shape)
+        moved[number] = np.roll(values, offsets, (0, 1))
+    return moved
+
+
+def true_maps(arrays: CaseArrays) -> np.ndarray:
+    """The cases' own masks as maps, uint8 (N, S, S), 255 = lesion; empty where there is none."""
+    return np.where(arrays.lesions_at(np.arange(len(arrays))), np.uint8(255), np.uint8(0))
