@@ -196,7 +196,8 @@ def check_row(row: ClassifierRow, base: ComparisonConfig, cases: Cases) -> None:
     weights = config.weights_of(config.backbone)
     features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), weights)
     freeze_first(features, frozen_count(features, config.freeze_first) if weights else 0)
-    explained(build_classifier(features, 2), config.saliency, config.saliency_layer)
+    if config.saliency_layer is not None:
+        explained(build_classifier(features, 2), config.saliency, config.saliency_layer)
 
 
 def load_variants(variants: Mapping[str, str | Path], config: ComparisonConfig, cases: Cases) -> dict[str, np.ndarray]:
