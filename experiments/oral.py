@@ -178,8 +178,9 @@ def _row(experiment, network, name, approach, tuned_as, changes, paper=None) -> 
 def network_settings(experiment: Experiment, network: str) -> dict:
     """In what a network differs from the preset."""
     config, settings = experiment.config, {"backbone": network}
-    if FAMILIES.get(network) == "squeezenet" and experiment.preset == "paper":
-        settings |= {"head": "convolution", "dropout": 0.5}
+    if FAMILIES.get(network) == "squeezenet":
+        paper = {"head": "convolution", "dropout": 0.5}
+        settings |= paper if experiment.preset == "paper" else {"learning_rate": 2e-4}
     if network in FROM_SCRATCH:
         return settings | {"weights": None, "weights_dir": None}
     if FAMILIES.get(network) == "squeezenet" and config.weights == "imagenet":

@@ -1,5 +1,6 @@
 """The two trainings end to end, on pictures of a few pixels."""
 
+import zipfile
 from dataclasses import replace
 
 import keras
@@ -96,6 +97,18 @@ def test_a_trained_segmenter_can_be_loaded(segmented, tmp_path, tiny_arrays):
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(UserError, match="other.keras is not a segmenter"):
         load_segmenter(tmp_path / "other.keras", arrays)
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate_schedule": "step"}, {"warmup_epochs": 1}])
+def test_a_stored_segmenter_knows_nothing_of_its_training(changes, tmp_path, tiny_arrays):
+    """A program without this package's schedules and losses can load it: only its layers must be known."""
+    config = replace(CONFIG, segmenter_epochs=1, **changes)
+    graph, _, _ = train_segmenter(config, tiny_arrays(14, SIDE), SPLIT)
+    graph.save(tmp_path / "segmenter.keras")
+    with zipfile.ZipFile(tmp_path / "segmenter.keras") as file:
+        stored = file.read("config.json").decode()
+    assert "Decay" not in stored and "Warmup" not in stored and "Adam" not in stored and "Dice" not in stored
+    assert keras.saving.load_model(tmp_path / "segmenter.keras").output.keys() == {"mask"}
 
 
 def test_cases_without_a_mask_are_left_out_of_segmentation(segmented, arrays, monkeypatch):

@@ -216,10 +216,7 @@ def row_model(run: Run, row: str) -> Path:
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Store an inference graph, without the optimizer and the loss with which a model inside of it was trained."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            layer.compiled = False
+    """Store an inference graph, whole or not at all."""
     with written_whole(path) as temporary:
         model.save(temporary)
 

@@ -96,6 +96,8 @@ def train_segmenter(
         names_of=names_of,
         sitting=sitting,
     )
+    # What is stored of it later needs neither the optimizer nor the loss.
+    model.compiled = False
     if several_workers(strategy):
         graph = segmentation_graph(detached(model), mask_classes, config.resize)
     return graph, history, note
