@@ -57,7 +57,6 @@ def check_png(path):
         lambda path: figures.training_curves({f"fold {i}": HISTORY for i in range(12)}, path),
         lambda path: figures.confusion(np.array([[3, 0], [0, 0]]), ["a", "b"], path, "title"),
         lambda path: figures.comparison(ROWS, ["accuracy", "cam_iou"], path),
-        lambda path: figures.reliability([0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]], path),
         lambda path: overlays.segmentation_overlays(IMAGES, MASKS, MASKS.astype(float)[::-1], path, ["a", "b", "c"]),
         lambda path: overlays.segmentation_overlays(IMAGES[:1], None, np.zeros((1, 24, 24)), path),
         lambda path: overlays.saliency_overlays(IMAGES, {"plain": np.zeros((3, 24, 24))}, MASKS, path, list("abc")),

@@ -219,43 +219,6 @@ def comparison(rows: Sequence[Mapping], metric: str | Sequence[str], path: str |
     return write_png(figure, path)
 
 
-def reliability(true: np.ndarray, probabilities: np.ndarray, path: str | Path, title: str = "") -> Path:
-    """Accuracy against confidence in the 15 bins of the expected calibration error, and how full the bins
-    are.
-
-    Args:
-        true: class indices, int (N,).
-        probabilities: (N, C).
-        path: PNG to write.
-        title: above the figure.
-    """
-    from tfseg.evaluation.classification import CALIBRATION_BINS
-
-    confidence = np.asarray(probabilities).max(axis=1)
-    correct = np.asarray(probabilities).argmax(axis=1) == np.asarray(true)
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    accuracy = np.bincount(bins, weights=correct, minlength=CALIBRATION_BINS) / np.maximum(counts, 1)
-    mean_confidence = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS) / np.maximum(counts, 1)
-    figure = new_figure(4.2, 4.9)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    upper.plot([0, 1], [0, 1], color="#999999", linestyle=(0, (3, 3)), linewidth=1)
-    upper.bar(edges[:-1], accuracy, np.diff(edges), align="edge", color=PALETTE[4], edgecolor="white")
-    upper.plot(mean_confidence[counts > 0], accuracy[counts > 0], "o-", color=PALETTE[0], markersize=4)
-    upper.set_ylabel("accuracy")
-    upper.set_ylim(0, 1.02)
-    lower.bar(edges[:-1], counts, np.diff(edges), align="edge", color="#BBBBBB", edgecolor="white")
-    lower.set_ylabel("cases")
-    lower.set_xlabel("confidence (largest probability)")
-    lower.set_xlim(0, 1)
-    for panel in (upper, lower):
-        plain_axes(panel)
-    if title:
-        upper.set_title(wrapped(title, 44), fontsize=11)
-    return write_png(figure, path)
-
-
 def _quantities(histories: Mapping[str, Mapping]) -> list[str]:
     names: dict[str, None] = {}
     for history in histories.values():

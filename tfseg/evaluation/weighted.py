@@ -138,9 +138,14 @@ def class_ranking_scores(
     return areas, precisions
 
 
+def confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each largest probability, int (N,): (0, 1/bins], …, (1 − 1/bins, 1]."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
 def _calibration_error(right: np.ndarray, confidence: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Naeini et al. 2015 and Guo et al. 2017: bins (0, 1/15], …, (14/15, 1]."""
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    """Naeini et al. 2015 and Guo et al. 2017."""
+    bins = confidence_bins(confidence, CALIBRATION_BINS)
     gaps = weights @ (np.eye(CALIBRATION_BINS)[bins] * (right - confidence)[:, None])
     return _share(np.abs(gaps).sum(axis=-1), weights.sum(axis=-1), np.nan)
 

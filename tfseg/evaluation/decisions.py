@@ -1,0 +1,236 @@
+"""Decisions from probabilities: chosen on validation cases, scored on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tfseg.evaluation.calibration import distributions, labelled_distributions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Proportion(NamedTuple):
+    """A share of cases with its exact 95 % interval (Clopper & Pearson 1934).
+
+    The interval takes the cases as independent: several images of one patient make it too narrow.
+
+    Args:
+        value: count / total; NaN, as the ends are, where there is no case.
+        low, high: ends of the interval.
+        count, total: numbers of cases.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    total: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """From which probability on a case counts as positive.
+
+    Args:
+        positive: names of the classes that count as positive; a case's score is the sum of their probabilities.
+        threshold: a score of at least this is positive.
+        wanted: the sensitivity that was asked for, in (0, 1].
+        sensitivity, specificity: of the validation cases at this threshold.
+        positives, negatives: numbers of validation cases.
+    """
+
+    positive: tuple[str, ...]
+    threshold: float
+    wanted: float
+    sensitivity: float
+    specificity: float
+    positives: int
+    negatives: int
+
+
+def positive_score(probabilities: np.ndarray, classes: Sequence[str], positive: Sequence[str]) -> np.ndarray:
+    """The sum of some classes' probabilities, float64 (N,), in [0, 1].
+
+    Args:
+        probabilities: (N, C), rows that sum to 1.
+        classes: the C class names, in the order of the columns.
+        positive: those to sum.
+
+    Raises:
+        ValueError: class names that do not fit, none or all of them positive, or rows that are no distributions.
+    """
+    probabilities = distributions(probabilities)
+    # Rounded sums may pass 1.
+    return np.minimum(probabilities[:, _chosen(probabilities, classes, positive)].sum(axis=1), 1.0)
+
+
+def choose_operating_point(
+    probabilities: np.ndarray, true: np.ndarray, classes: Sequence[str], positive: Sequence[str], sensitivity: float
+) -> OperatingPoint:
+    """The largest threshold at which enough of the validation cases that are positive are found.
+
+    Args:
+        probabilities: of validation cases, (N, C), rows that sum to 1.
+        true: class indices, int (N,).
+        classes: the C class names, in the order of the columns.
+        positive: names of the classes that count as positive.
+        sensitivity: the least share of positive cases to be found, in (0, 1].
+
+    Raises:
+        ValueError: arguments out of range or that do not fit, an unknown class, none or all classes positive, no
+            positive or no negative case.
+    """
+    probabilities, true = labelled_distributions(probabilities, true)
+    score = positive_score(probabilities, classes, positive)
+    sick = _chosen(probabilities, classes, positive)[true]
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"`sensitivity` must lie in (0, 1], received {sensitivity!r}")
+    if sick.all() or not sick.any():
+        raise ValueError(
+            f"`true` must hold cases of {list(positive)} and of other classes, received {int(sick.sum())} and "
+            f"{int((~sick).sum())}"
+        )
+    positives, negatives = np.sort(score[sick])[::-1], score[~sick]
+    # Compared as the share itself is: 0.55 · 20 would be rounded to more than 11.
+    enough = np.arange(1, len(positives) + 1) / len(positives) >= sensitivity
+    threshold = float(positives[enough.argmax()])
+    return OperatingPoint(
+        positive=tuple(positive),
+        threshold=threshold,
+        wanted=float(sensitivity),
+        sensitivity=float((positives >= threshold).mean()),
+        specificity=float((negatives < threshold).mean()),
+        positives=len(positives),
+        negatives=len(negatives),
+    )
+
+
+def decision_scores(
+    probabilities: np.ndarray, true: np.ndarray, classes: Sequence[str], point: OperatingPoint
+) -> dict[str, Proportion]:
+    """What an operating point does on cases that it was not chosen on.
+
+    Args:
+        probabilities: (N, C), rows that sum to 1.
+        true: class indices, int (N,).
+        classes: the C class names, in the order of the columns.
+        point: chosen on validation cases.
+
+    Returns:
+        ``sensitivity``, ``specificity``, ``positive_predictive_value`` and ``negative_predictive_value``. The last two
+        hold for the share of positive cases among these, and for no other.
+
+    Raises:
+        ValueError: no case, shapes that do not fit, rows that are no distributions, an unknown class.
+    """
+    probabilities, true = labelled_distributions(probabilities, true)
+    called = positive_score(probabilities, classes, point.positive) >= point.threshold
+    sick = _chosen(probabilities, classes, point.positive)[true]
+    return {
+        "sensitivity": proportion(called[sick]),
+        "specificity": proportion(~called[~sick]),
+        "positive_predictive_value": proportion(sick[called]),
+        "negative_predictive_value": proportion(~sick[~called]),
+    }
+
+
+def proportion(happened: Sequence[bool] | np.ndarray) -> Proportion:
+    """The share of True in bool (N,), with its exact 95 % interval; see `Proportion`."""
+    from scipy.stats import binomtest
+
+    count, total = int(np.sum(happened)), len(happened)
+    if not total:
+        return Proportion(np.nan, np.nan, np.nan, 0, 0)
+    low, high = binomtest(count, total).proportion_ci(0.95, "exact")
+    return Proportion(count / total, float(low), float(high), count, total)
+
+
+def choose_abstention(probabilities: np.ndarray, share: float) -> float:
+    """The largest confidence below which at most a share of the validation cases lie.
+
+    Args:
+        probabilities: of validation cases, (N, C), rows that sum to 1.
+        share: of cases that may go without an answer, in [0, 1). With 0 it is the smallest confidence of all.
+
+    Returns:
+        The ``abstain_below`` of a model: a case whose largest probability is smaller is a "not sure".
+
+    Raises:
+        ValueError: no case, rows that are no distributions, or a share out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"`share` must lie in [0, 1), received {share!r}")
+    confidence = np.sort(distributions(probabilities).max(axis=1))
+    below = np.arange(len(confidence)) / len(confidence)
+    return float(confidence[np.flatnonzero(below <= share)[-1]])
+
+
+def selective_scores(probabilities: np.ndarray, true: np.ndarray, abstain_below: float) -> dict[str, float]:
+    """What is gained by leaving out the cases that a classifier is not sure of (Geifman & El-Yaniv 2017, section 2).
+
+    Args:
+        probabilities: (N, C), rows that sum to 1.
+        true: class indices, int (N,).
+        abstain_below: cases whose largest probability is smaller are left out.
+
+    Returns:
+        ``coverage`` (the share that is kept), ``accuracy_kept`` and ``accuracy_left_out``; NaN where there is no case.
+
+    Raises:
+        ValueError: no case, shapes that do not fit, rows that are no distributions.
+    """
+    probabilities, true = labelled_distributions(probabilities, true)
+    kept, right = probabilities.max(axis=1) >= abstain_below, probabilities.argmax(axis=1) == true
+    accuracy = [float(right[part].mean()) if part.any() else float("nan") for part in (kept, ~kept)]
+    return {"coverage": float(kept.mean()), "accuracy_kept": accuracy[0], "accuracy_left_out": accuracy[1]}
+
+
+def net_benefit(score: np.ndarray, positive: np.ndarray, thresholds: Sequence[float]) -> pd.DataFrame:
+    """Decision curve: what a classifier is worth to those who act from a probability p on (Vickers & Elkin 2006).
+
+    Net benefit is TP/n − FP/n · p/(1 − p): who treats from p on takes (1 − p)/p needless treatments for one needed.
+
+    Args:
+        score: probability of being positive, (N,), in [0, 1].
+        positive: bool (N,).
+        thresholds: probabilities p, in [0, 1); a score of at least p is treated.
+
+    Returns:
+        One row per threshold: ``threshold``, ``net_benefit``, ``treat_all`` and ``treat_none`` (0).
+
+    Raises:
+        ValueError: no case, shapes that do not fit, or numbers out of range.
+    """
+    import pandas as pd
+
+    score, positive, levels = (np.asarray(values) for values in (score, positive, thresholds))
+    if score.ndim != 1 or not len(score) or not ((score >= 0) & (score <= 1)).all():
+        raise ValueError(f"`score` must be (N,) with N > 0, in [0, 1], received shape {score.shape}")
+    if positive.shape != score.shape or positive.dtype != bool:
+        raise ValueError(f"`positive` must be bool {score.shape}, received {positive.dtype} {positive.shape}")
+    if levels.ndim != 1 or not len(levels) or not ((levels >= 0) & (levels < 1)).all():
+        raise ValueError(f"`thresholds` must be a list of at least one number in [0, 1), received {thresholds}")
+    treated = score >= levels[:, None]
+    odds = levels / (1 - levels)
+    return pd.DataFrame(
+        {
+            "threshold": levels,
+            "net_benefit": (treated & positive).mean(axis=1) - (treated & ~positive).mean(axis=1) * odds,
+            "treat_all": positive.mean() - (1 - positive.mean()) * odds,
+            "treat_none": 0.0,
+        }
+    )
+
+
+def _chosen(probabilities: np.ndarray, classes: Sequence[str], positive: Sequence[str]) -> np.ndarray:
+    """Which classes are positive, bool (C,)."""
+    if len(classes) != probabilities.shape[1]:
+        raise ValueError(f"`classes` must be {probabilities.shape[1]} names, received {list(classes)}")
+    if not set(positive) <= set(classes) or len(set(positive)) not in range(1, len(classes)):
+        raise ValueError(f"`positive` must be some of {list(classes)} and not all, received {positive!r}")
+    return np.array([name in positive for name in classes])

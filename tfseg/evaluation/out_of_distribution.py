@@ -1,0 +1,137 @@
+"""Does a case look like those of the training? Scores of feature vectors and logits, larger for stranger cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Mahalanobis:
+    """Gaussians around the classes' means with one covariance, by `fit_mahalanobis`.
+
+    Args:
+        means: of the classes, (C, D).
+        inverse_factor: W, lower triangular (D, D), with WᵀW the inverse of the covariance: it takes the features to
+            coordinates in which the covariance is the identity.
+    """
+
+    means: np.ndarray
+    inverse_factor: np.ndarray
+
+    def distance(self, features: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance to the nearest class's mean, float64 (N,).
+
+        Lee et al. 2018 (section 2.1, eq. 2) take minus its square as their confidence.
+
+        Args:
+            features: (N, D).
+
+        Raises:
+            ValueError: another number of features than in the fit.
+        """
+        from scipy.spatial.distance import cdist
+
+        features = np.asarray(features, np.float64)
+        if features.ndim != 2 or features.shape[1] != self.means.shape[1]:
+            raise ValueError(f"`features` must be (N, {self.means.shape[1]}), received {features.shape}")
+        return cdist(features @ self.inverse_factor.T, self.means @ self.inverse_factor.T).min(axis=1)
+
+
+def fit_mahalanobis(features: np.ndarray, labels: np.ndarray) -> Mahalanobis:
+    """Fit a mean to each class and one covariance to all of them (Lee et al. 2018, section 2.1, eq. 1).
+
+    The covariance is shrunk to a multiple of the identity (Ledoit & Wolf 2004): there may be more features than cases,
+    and features that never move.
+
+    Args:
+        features: of training cases, (N, D), such as the pooled maps of a backbone.
+        labels: class of each case, (N,).
+
+    Raises:
+        ValueError: shapes that do not fit, no case, numbers that are not finite, or features whose covariance within
+            the classes can't be inverted even so, such as with one case per class.
+    """
+    from scipy.linalg import LinAlgError, cholesky, solve_triangular
+    from sklearn.covariance import LedoitWolf
+
+    features, labels = np.asarray(features, np.float64), np.asarray(labels)
+    if features.ndim != 2 or not features.size or not np.isfinite(features).all():
+        raise ValueError(f"`features` must be finite, (N, D) with N > 0 and D > 0, received {features.shape}")
+    if labels.shape != features.shape[:1]:
+        raise ValueError(f"`labels` must be ({len(features)},), received {labels.shape}")
+    classes, class_of = np.unique(labels, return_inverse=True)
+    means = np.stack([features[class_of == number].mean(axis=0) for number in range(len(classes))])
+    covariance = LedoitWolf(store_precision=False, assume_centered=True).fit(features - means[class_of]).covariance_
+    try:
+        factor = cholesky(covariance, lower=True)
+    except LinAlgError as error:
+        raise ValueError(
+            f"`features` must vary within the classes: the covariance of {len(features)} cases of {len(classes)} "
+            f"classes can't be inverted ({error})"
+        ) from error
+    return Mahalanobis(means, solve_triangular(factor, np.eye(len(factor)), lower=True))
+
+
+def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Free energy −T log Σ exp(logit / T), float64 (N,) (Liu et al. 2020, eq. 4).
+
+    It needs logits: probabilities have lost the constant that it measures.
+
+    Args:
+        logits: (N, C).
+        temperature: T, a positive number; 1 in the paper.
+
+    Raises:
+        ValueError: another shape, or a temperature out of range.
+    """
+    from scipy.special import logsumexp
+
+    logits = np.asarray(logits, np.float64)
+    if logits.ndim != 2 or not logits.shape[1]:
+        raise ValueError(f"`logits` must be (N, C), received {logits.shape}")
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"`temperature` must be a positive number, received {temperature!r}")
+    return -temperature * logsumexp(logits / temperature, axis=1)
+
+
+def choose_threshold(scores_validation: np.ndarray, kept: float = 0.95) -> float:
+    """The smallest threshold that enough validation cases don't pass; a case with a larger score is unfamiliar.
+
+    Args:
+        scores_validation: of familiar cases that were not trained on, (N,), larger for stranger ones.
+        kept: the least share of them with a score of at most the threshold, in (0, 1].
+
+    Raises:
+        ValueError: no score, numbers that are not finite, or a share out of range.
+    """
+    scores = np.sort(_scores(scores_validation, "scores_validation"))
+    if not 0 < kept <= 1:
+        raise ValueError(f"`kept` must lie in (0, 1], received {kept!r}")
+    shares = np.arange(1, len(scores) + 1) / len(scores)
+    return float(scores[(shares >= kept).argmax()])
+
+
+def separation(familiar: np.ndarray, unfamiliar: np.ndarray) -> float:
+    """Area under the ROC curve: how often an unfamiliar case has the larger score of the two, ties counting half.
+
+    Args:
+        familiar: scores of cases like those of the training, (N,).
+        unfamiliar: scores of others, (M,).
+
+    Raises:
+        ValueError: no score on one side, or numbers that are not finite.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    familiar, unfamiliar = _scores(familiar, "familiar"), _scores(unfamiliar, "unfamiliar")
+    strange = np.repeat([0, 1], [len(familiar), len(unfamiliar)])
+    return float(roc_auc_score(strange, np.concatenate([familiar, unfamiliar])))
+
+
+def _scores(scores: np.ndarray, argument: str) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        raise ValueError(f"`{argument}` must be (N,) with N > 0 and finite, received shape {scores.shape}")
+    return scores
