@@ -22,6 +22,7 @@ CAPTIONS = {
     "confusion": "True class against predicted class.",
     "thresholds": "Mean IoU and Dice on the test cases against the threshold.",
     "class_balance": "Training cases of each class, before and after the classes are balanced.",
+    "planted_cue": "What every row makes of the cue: accuracies, where its map lies, and what changes its decision.",
     "confidence": "Confidence of every drawn mask against its true IoU, run by run.",
     "masks": "True masks above the drawn ones: the two best, two from the middle, the two worst.",
 }

@@ -17,7 +17,7 @@ from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import check_resize_mode
 from tfseg.errors import ConfigError
 
-OUTPUTS = ("probabilities", "mask", "saliency")
+OUTPUTS = ("probabilities", "mask", "saliency", "saliency_mask")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,362 @@
+"""Classifiers of two branches: one sees the image, the other the segmenter's class map; a head joins their maps.
+
+Source: the cervical paper, section III-C: Xception sees the image, ResNet50 what U-Net makes of it. Its Proposed Model
+1 flattens both branches' maps, its Proposed Model 2 pools them globally. Its Classical Model is the image's branch
+alone, which is a `tfseg.models.classifier.Classifier`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from tfseg.data.cases import MaskClasses
+from tfseg.errors import ConfigError
+from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
+from tfseg.layers.saliency import METHODS, ClassActivationMap, normalise_map
+from tfseg.layers.taped import Rectifier, TapedConcatenate
+from tfseg.models.classifier import build_head
+
+PACKAGE = "tfseg"
+POOLINGS = ("flatten", "gap", "gate")
+# What the class map holds, and how it is brought to another size: class indices must not be mixed.
+MASK_INPUTS = {"softmax": "bilinear", "argmax": "nearest"}
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A classifier of two branches, cut where saliency needs it.
+
+    Args:
+        image_features: image (B, H, W, 3) in [0, 1] → feature maps (B, r, c, K).
+        mask_features: class map (B, h, w, 3) in [0, 1] → feature maps (B, r', c', K').
+        head: both feature maps, the image's first → logits (B, classes), float32.
+    """
+
+    image_features: keras.Model
+    mask_features: keras.Model
+    head: keras.Model
+
+    def feature_maps(self, image, classes, mask_input: str = "softmax", training: bool | None = None) -> list:
+        """What the head takes: the image's maps and those of the class map, which is resized for its branch.
+
+        Args:
+            image: (B, H, W, 3) in [0, 1].
+            classes: (B, any height, any width, 3) in [0, 1].
+            mask_input: what the class map holds, see `ClassMap`: probabilities are resized bilinearly, classes by
+                nearest neighbour.
+            training: as in Keras; None leaves it to the call around.
+        """
+        size = self.mask_features.input_shape[1:3]
+        if tuple(classes.shape[1:3]) != tuple(size):
+            classes = layers.Resizing(*size, _interpolation(mask_input), dtype="float32", name="resized")(classes)
+        return [self.image_features(image, training=training), self.mask_features(classes, training=training)]
+
+    def logits_model(self, mask_input: str = "softmax") -> keras.Model:
+        """The model that cross entropy trains: inputs ``image`` and ``classes`` (B, H, W, 3) → ``logits``.
+
+        The class map is an input of the image's size, because a frozen segmenter's maps are computed once per case and
+        moved together with the image.
+        """
+        shape = self.image_features.input_shape[1:]
+        inputs = {
+            "image": keras.Input(shape, name="image"),
+            "classes": keras.Input((*shape[:2], CHANNELS), name="classes"),
+        }
+        logits = self.head(self.feature_maps(inputs["image"], inputs["classes"], mask_input))
+        return keras.Model(inputs, logits, name="classifier")
+
+
+def build_fusion(
+    image_features: keras.Model,
+    mask_features: keras.Model,
+    classes: int,
+    pooling: str = "flatten",
+    units: int | None = 64,
+    dropout: float = 0.0,
+) -> Fusion:
+    """Join two backbones by a head.
+
+    Args:
+        image_features, mask_features: two networks, see `tfseg.models.backbones.build_backbone`; their inputs may have
+            different sizes. Layers and weights are taken over, not copied.
+        classes, pooling, units, dropout: see `build_fusion_head`.
+
+    Raises:
+        ConfigError: an argument of the head out of range.
+    """
+    # A graph can't hold two networks of one name.
+    image_features, mask_features = (
+        keras.Model(features.input, features.output, name=name)
+        for features, name in ((image_features, "image_features"), (mask_features, "mask_features"))
+    )
+    shapes = [features.output_shape[1:] for features in (image_features, mask_features)]
+    return Fusion(image_features, mask_features, build_fusion_head(*shapes, classes, pooling, units, dropout))
+
+
+def build_fusion_head(
+    image_shape,
+    mask_shape,
+    classes: int,
+    pooling: str = "flatten",
+    units: int | None = 64,
+    dropout: float = 0.0,
+) -> keras.Model:
+    """From two branches' feature maps to logits, in float32.
+
+    - ``"flatten"``: mask maps brought to the image maps' grid bilinearly → joined along the channels → flattened →
+      `build_head`'s dense layers (Proposed Model 1). Its first layer has a weight for every pixel, channel and unit.
+    - ``"gap"``: global average pooling of each branch → joined → the same dense layers (Proposed Model 2).
+    - ``"gate"``: global average pooling of each branch → `a` of the image and `b` of the mask, each by its own
+      Dense(units, ReLU) → `a + σ(z) (b − a)`, `z` a Dense(units) of both pooled vectors → Dense(classes). Our own,
+      after the gated multimodal unit of Arevalo et al. 2017, with ReLU in place of tanh.
+
+    Args:
+        image_shape: (r, c, K).
+        mask_shape: (r', c', K').
+        classes: number of classes, at least 2.
+        pooling: a name out of `POOLINGS`.
+        units: width of the hidden layer; None for a linear head, which the gate can't be.
+        dropout: rate before each layer with weights, in [0, 1).
+
+    Raises:
+        ConfigError: an unknown pooling, a gate without units, or fewer than two classes.
+    """
+    if pooling not in POOLINGS:
+        raise ConfigError(f"`pooling` must be one of {', '.join(POOLINGS)}, received {pooling!r}")
+    if pooling == "gate" and not units:
+        raise ConfigError(f"the pooling gate needs `units`, received {units}")
+    maps = [
+        keras.Input(shape, name=name, dtype="float32")
+        for shape, name in ((image_shape, "image_maps"), (mask_shape, "mask_maps"))
+    ]
+    if pooling == "flatten":
+        on_grid = OnGrid(image_shape[:2], dtype="float32", name="mask_maps_on_grid")(maps[1])
+        joined = TapedConcatenate(dtype="float32", name="joined")([maps[0], on_grid])
+        vector = layers.Reshape((1, 1, math.prod(joined.shape[1:])), dtype="float32", name="flat")(joined)
+    else:
+        pooled = [
+            layers.GlobalAveragePooling2D(keepdims=True, dtype="float32", name=f"{branch}_pool")(values)
+            for branch, values in zip(("image", "mask"), maps, strict=True)
+        ]
+        vector = TapedConcatenate(dtype="float32", name="joined")(pooled)
+        if pooling == "gate":
+            vector, units = _gated(pooled, vector, units, dropout), None
+    logits = build_head(vector.shape[1:], classes, units, dropout)(vector)
+    return keras.Model(maps, logits, name="head")
+
+
+def _gated(pooled, joined, units, dropout):
+    def dense(values, name):
+        values = layers.Dropout(dropout, dtype="float32", name=f"{name}_dropout")(values)
+        return layers.Dense(units, dtype="float32", name=name)(values)
+
+    hidden = [
+        Rectifier(dtype="float32", name=f"{branch}_hidden_relu")(dense(values, f"{branch}_hidden"))
+        for branch, values in zip(("image", "mask"), pooled, strict=True)
+    ]
+    return Gate(dtype="float32", name="gate")([*hidden, dense(joined, "gate_logits")])
+
+
+def head_parameters(image_shape, mask_shape, classes: int, pooling: str = "flatten", units: int | None = 64) -> int:
+    """How many weights a head has, see `build_fusion_head`.
+
+    With `N = r c (K + K')` numbers for ``"flatten"`` and `N = K + K'` for the others, `u` units and `k` classes:
+    `N u + u + u k + k`, or `N k + k` without units; ``"gate"`` has `2 N u + 3 u + u k + k`. Two backbones with 7×7×2048
+    maps, 64 units and 4 classes: 12,845,380 flattened, 262,468 pooled, 524,740 gated.
+    """
+    return build_fusion_head(image_shape, mask_shape, classes, pooling, units).count_params()
+
+
+def fusion_graph(
+    fusion: Fusion,
+    class_names: tuple[str, ...],
+    segmenter: keras.Model,
+    mask_classes: MaskClasses | None = None,
+    mask_input: str = "softmax",
+    saliency: str = "grad_cam",
+    resize: str = "stretch",
+) -> keras.Model:
+    """One graph from image to everything that is served.
+
+    Args:
+        fusion: the trained parts.
+        class_names: sorted, in the order of the logits.
+        segmenter: image → mask logits; called in inference mode.
+        mask_classes: what the segmenter's channels mean, at most three.
+        mask_input: see `ClassMap`.
+        saliency: a name out of `tfseg.layers.saliency.METHODS`; the predicted class is explained.
+        resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
+
+    Returns:
+        A functional model from ``image`` to ``mask`` (B, H, W, C), ``probabilities`` (B, classes), ``saliency`` and
+        ``saliency_mask`` (B, H, W, 1), the maps of the image's and of the mask's branch.
+
+    Raises:
+        ConfigError: more than three mask classes, or an unknown `mask_input`.
+    """
+    image = keras.Input(fusion.image_features.input_shape[1:], name="image", dtype="float32")
+    mask_classes = mask_classes or MaskClasses()
+    mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(segmenter(image, training=False))
+    classes = ClassMap(mask_input, dtype="float32", name="classes")(mask)
+    maps = fusion.feature_maps(image, classes, mask_input, training=False)
+    found = BranchActivationMaps(fusion.head, image.shape[1:3], saliency, name="saliency")(maps, training=False)
+    outputs = {
+        "mask": mask,
+        "probabilities": ClassProbabilities(class_names, resize=resize, name="probabilities")(found["logits"]),
+        "saliency": found["saliency"],
+        "saliency_mask": found["saliency_mask"],
+    }
+    return keras.Model(image, outputs, name="fusion")
+
+
+def _interpolation(mask_input):
+    if mask_input not in MASK_INPUTS:
+        raise ConfigError(f"`mask_input` must be one of {', '.join(MASK_INPUTS)}, received {mask_input!r}")
+    return MASK_INPUTS[mask_input]
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ClassMap(layers.Layer):
+    """Mask probabilities as an image of three channels, which any backbone takes.
+
+    One sigmoid channel `p` becomes (1 − p, p, 0), that is (background, lesion, nothing); two channels get a zero one;
+    three stay as they are.
+
+    Args:
+        kind: ``"softmax"`` keeps the probabilities, and gradients reach the segmenter; ``"argmax"`` is 1 for the
+            likeliest class and 0 for the others (lesion from a probability of 0.5 on), without a gradient.
+
+    Call:
+        probabilities: (B, H, W, C) in [0, 1]; returns (B, H, W, 3) in [0, 1].
+
+    Raises:
+        ConfigError: an unknown kind, or more than three channels.
+
+    Example:
+
+    >>> ClassMap()(keras.ops.full((1, 1, 1, 1), 0.25))
+    [[[[0.75, 0.25, 0.0]]]]
+    """
+
+    def __init__(self, kind="softmax", **kwargs):
+        super().__init__(**kwargs)
+        _interpolation(kind)
+        self.kind = kind
+
+    def build(self, input_shape):
+        if input_shape[-1] > CHANNELS:
+            raise ConfigError(f"a class map holds at most {CHANNELS} mask classes, the mask has {input_shape[-1]}")
+
+    def call(self, probabilities):
+        channels = probabilities.shape[-1]
+        if self.kind == "argmax" and channels == 1:
+            probabilities = ops.cast(probabilities >= 0.5, probabilities.dtype)
+        elif self.kind == "argmax":
+            # TensorFlow's own arg-max: Keras's needs operations that a phone doesn't have.
+            probabilities = tf.one_hot(tf.argmax(probabilities, axis=-1), channels, dtype=probabilities.dtype)
+        if channels == 1:
+            probabilities = ops.concatenate([1.0 - probabilities, probabilities], axis=-1)
+        missing = CHANNELS - probabilities.shape[-1]
+        return ops.pad(probabilities, [[0, 0]] * 3 + [[0, missing]]) if missing else probabilities
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], CHANNELS)
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class OnGrid(layers.Layer):
+    """Feature maps resized bilinearly, (B, r, c, K) → (B, *grid, K).
+
+    Resizing is linear along each axis: two products with constant matrices, whose gradient a phone can run and which
+    can be differentiated twice. Neither holds for `tf.image.resize`.
+
+    Args:
+        grid: (rows, columns).
+    """
+
+    def __init__(self, grid, **kwargs):
+        super().__init__(**kwargs)
+        self.grid = tuple(int(length) for length in grid)
+
+    def call(self, maps):
+        for axis, length in enumerate(self.grid, 1):
+            before = maps.shape[axis]
+            if before != length:
+                unit = ops.reshape(ops.eye(before), (1, before, before, 1))
+                weights = ops.image.resize(unit, (length, before), interpolation="bilinear")
+                weights = ops.cast(ops.transpose(weights[0, ..., 0]), maps.dtype)
+                maps = ops.moveaxis(ops.matmul(ops.moveaxis(maps, axis, -1), weights), -1, axis)
+        return maps
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.grid, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "grid": self.grid}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Gate(layers.Layer):
+    """`a + σ(z) (b − a)`: how much of each number comes from the second of two tensors.
+
+    Call:
+        inputs: a list of `a`, `b` and the gate's logits `z`, all of one shape.
+    """
+
+    def call(self, inputs):
+        return _mixed(*inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+
+@tf.custom_gradient
+def _mixed(first, second, logits):
+    """TensorFlow's gradient of a sigmoid is an operation that a phone doesn't have."""
+    share = tf.sigmoid(logits)
+
+    def gradient(upstream):
+        return upstream * (1.0 - share), upstream * share, upstream * (second - first) * share * (1.0 - share)
+
+    return first + share * (second - first), gradient
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class BranchActivationMaps(ClassActivationMap):
+    """The class activation maps of both branches of a fusion, by one pass of its head.
+
+    Arguments are those of `ClassActivationMap`; each map is divided by its own maximum.
+
+    Call:
+        feature_maps: [image maps (B, r, c, K), mask maps (B, r', c', K')].
+        labels: class indices, int (B,); for ``target="true"`` only.
+
+    Returns:
+        ``{"logits": …, "saliency": …, "saliency_mask": …}``, the maps float32 (B, H, W, 1) in [0, 1].
+    """
+
+    def call(self, feature_maps, labels=None, training=False):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(feature_maps)
+            logits = self.head(feature_maps, training=training)
+        scored = tf.stop_gradient(self._scored(logits, labels))
+        gradients = tape.gradient(logits, feature_maps, output_gradients=scored)
+        image, mask = (self._drawn(*pair) for pair in zip(feature_maps, gradients, strict=True))
+        return {"logits": logits, "saliency": image, "saliency_mask": mask}
+
+    def _drawn(self, maps, gradients):
+        saliency = ops.sum(METHODS[self.method](maps, gradients) * maps, axis=-1, keepdims=True)
+        return ops.image.resize(normalise_map(saliency), self.size, interpolation="bilinear")
+
+    def compute_output_spec(self, feature_maps, labels=None, training=False):
+        found = super().compute_output_spec(feature_maps, labels, training)
+        return {**found, "saliency_mask": keras.KerasTensor(found["saliency"].shape, dtype="float32")}
