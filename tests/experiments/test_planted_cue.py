@@ -118,7 +118,15 @@ class TestFromTheCommandLine:
         def answer(config, out, **named) -> Run:
             kept.update(named, config=config, out=Path(out))
             run = Run(Path(out))
-            write_json(run.path("metrics.json"), {"rows": RESULTS, "best_row": "plain"})
+            head = {
+                "experiment": "planted_cue",
+                "preset": "quick",
+                "seed": 3,
+                "data": "d",
+                "command": "c",
+                "seconds": 1.0,
+            }
+            write_json(run.path("metrics.json"), {**head, "rows": RESULTS, "best_row": "plain"})
             return run
 
         monkeypatch.setattr(comparison, "run_comparison", answer)
@@ -165,6 +173,7 @@ def test_two_rows_from_drawing_to_figure(tmp_path, monkeypatch):
     table = (tmp_path / "run" / "table.md").read_text()
     assert "accuracy_cue_removed" in table and "cam_iou_undilated" in table
     assert (tmp_path / "run" / "figures" / "planted_cue.png").is_file()
+    assert "What every row makes of the cue" in (tmp_path / "run" / "report.html").read_text()
     settings = read_json(tmp_path / "run" / "config.json")
     assert settings["rows"]["centiou_swap"] == {"approach": "centiou", "changes": {"background_swap": 0.5}}
     assert set(settings["variants"]) == {"cue_removed", "cue_random"}
