@@ -21,18 +21,18 @@ hour at most.
 """
 
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfseg.cli import run_guarded
 from tfseg.config import ComparisonConfig
-from tfseg.data.phantom import PhantomConfig, write_phantoms
-from tfseg.errors import ConfigError, RunError
+from tfseg.data.phantom import PhantomConfig
+from tfseg.data.phantom_folder import phantom_folder
+from tfseg.errors import ConfigError
 from tfseg.experiment import parse_experiment
 from tfseg.jobs.rows import ClassifierRow
-from tfseg.progress import progress_bar
 from tfseg.quiet import import_tensorflow
-from tfseg.run import read_json, recorded_command, write_json
+from tfseg.run import read_json, recorded_command
 
 
 @dataclass(frozen=True)
@@ -119,22 +119,6 @@ def phantoms(options: Options, size: int, seed: int) -> dict[str, PhantomConfig]
     return {name: replace(base, **cue) for name, cue in CUES.items()}
 
 
-def drawn(folder: Path, config: PhantomConfig) -> Path:
-    """Draw once.
-
-    Raises:
-        RunError: the folder was drawn with other settings.
-    """
-    settings, record = {**asdict(config), "classes": list(config.classes)}, folder.with_name(f"{folder.name}.json")
-    if folder.exists():
-        if not record.exists() or read_json(record) != settings:
-            raise RunError(f"{folder} was not drawn with these settings; give another `--out`")
-        return folder
-    write_json(record, settings)
-    with progress_bar(f"drawing {config.images} lesions, {folder.name}", config.images) as advance:
-        return write_phantoms(config, folder, progress=lambda done, total: advance())
-
-
 def run() -> int:
     experiment = parse_experiment(PRESETS, __doc__, options=OPTIONS)
     if experiment.config.data != DRAWN:
@@ -147,7 +131,7 @@ def run() -> int:
 
     out, config = Path(experiment.out or "runs/planted_cue"), experiment.config
     wanted = phantoms(experiment.options, config.image_size, config.seed)
-    folders = {name: drawn(out / "data" / name, settings) for name, settings in wanted.items()}
+    folders = {name: phantom_folder(out / "data" / name, settings) for name, settings in wanted.items()}
     finished = run_comparison(
         replace(config, data=str(folders["cue_present"])),
         out / "run",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tfseg.config import ComparisonConfig
 from tfseg.data.phantom import PhantomConfig
+from tfseg.data.phantom_folder import phantom_folder
 from tfseg.errors import ConfigError, RunError
 from tfseg.evaluation import planted_figure
 from tfseg.evaluation.planted_figure import planted_cue
@@ -34,7 +35,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     """Thirty lesions, drawn three times."""
     parent = tmp_path_factory.mktemp("planted")
     wanted = EXPERIMENT["phantoms"](Options(images=30), size=48, seed=5)
-    return {name: EXPERIMENT["drawn"](parent / name, config) for name, config in wanted.items()}
+    return {name: phantom_folder(parent / name, config) for name, config in wanted.items()}
 
 
 def images(folder: Path, kind: str = "images") -> np.ndarray:
@@ -68,16 +69,16 @@ class TestDrawing:
     def test_once_and_with_one_setting(self, folders, monkeypatch):
         (config, *_) = EXPERIMENT["phantoms"](Options(images=30), size=48, seed=5).values()
         # Which its record must not hide: JSON knows no tuples.
-        monkeypatch.setitem(EXPERIMENT["drawn"].__globals__, "write_phantoms", lambda *given, **named: pytest.fail())
-        assert EXPERIMENT["drawn"](folders["cue_present"], config) == folders["cue_present"]
+        monkeypatch.setitem(phantom_folder.__globals__, "write_phantoms", lambda *given, **named: pytest.fail())
+        assert phantom_folder(folders["cue_present"], config) == folders["cue_present"]
         for change in ({"seed": 6}, {"difficulty": 0.5}, {"planted_cue": None}):
             with pytest.raises(RunError, match="was not drawn with these settings; give another `--out`"):
-                EXPERIMENT["drawn"](folders["cue_present"], replace(config, **change))
+                phantom_folder(folders["cue_present"], replace(config, **change))
 
     def test_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "cue_present").mkdir()
         with pytest.raises(RunError, match="give another `--out`"):
-            EXPERIMENT["drawn"](tmp_path / "cue_present", PhantomConfig(images=3, size=32))
+            phantom_folder(tmp_path / "cue_present", PhantomConfig(images=3, size=32))
 
 
 def test_the_rows():

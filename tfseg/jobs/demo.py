@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tfseg.data.phantom import PhantomConfig, write_phantoms
-from tfseg.errors import ConfigError, RunError
+from tfseg.data.phantom import PhantomConfig
+from tfseg.data.phantom_folder import phantom_folder
+from tfseg.errors import ConfigError
 from tfseg.export.predictions import predict_folder
 from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.jobs.export import export_run
 from tfseg.presets import DEMO
-from tfseg.progress import progress_bar
-from tfseg.run import Run, read_json, write_json
+from tfseg.run import Run, read_json
 
 PHANTOM_SIZE = 96
 NEW_IMAGES = 12
@@ -40,7 +40,7 @@ def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "
     if seed < 0:
         raise ConfigError(f"`seed` must be at least 0, received {seed}")
     out = Path(out)
-    data = _drawn(out / "data", PhantomConfig(images=images, size=PHANTOM_SIZE, seed=seed))
+    data = phantom_folder(out / "data", PhantomConfig(images=images, size=PHANTOM_SIZE, seed=seed))
     run = run_comparison(
         replace(DEMO, data=str(data), seed=seed), out / "run", experiment="demo", command=command, say=say
     )
@@ -52,7 +52,7 @@ def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "
     for kind in ("saved_model", "litert"):
         difference = report[kind]["max_difference"]["probabilities"]
         say(f"{kind} agrees with Keras on {report['images']} images: largest difference {difference:.1e}")
-    new = _drawn(out / "new_images", PhantomConfig(images=NEW_IMAGES, size=160, seed=seed + 1))
+    new = phantom_folder(out / "new_images", PhantomConfig(images=NEW_IMAGES, size=160, seed=seed + 1))
     predict_folder(models / "demo", [new / "images"], out / "predictions")
     say(
         f"\n{describe_files(run)}\n"
@@ -61,19 +61,3 @@ def run_demo(out: str | Path, images: int = 480, seed: int = 0, command: str = "
         f"new images    {out / 'predictions' / 'predictions.csv'}, {out / 'predictions' / 'overlays'}"
     )
     return run
-
-
-def _drawn(folder: Path, config: PhantomConfig) -> Path:
-    """Draw once; a folder drawn with other settings is refused."""
-    import json
-    from dataclasses import asdict
-
-    settings = json.loads(json.dumps(asdict(config)))
-    record = folder.with_name(f"{folder.name}.json")
-    if folder.exists():
-        if not record.exists() or read_json(record) != settings:
-            raise RunError(f"{folder} was not drawn with these settings; give another `--out`")
-        return folder
-    write_json(record, settings)
-    with progress_bar(f"drawing {config.images} lesions", config.images) as advance:
-        return write_phantoms(config, folder, progress=lambda done, total: advance())
