@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from tfseg.data import phantom_folder
 from tfseg.errors import ConfigError, RunError
 from tfseg.jobs import cells, demo
 from tfseg.run import read_json
@@ -83,7 +84,7 @@ def test_the_same_command_does_nothing_again(shown, monkeypatch):
     for name in ("given_or_trained", "train_classifier"):
         monkeypatch.setattr(cells, name, lambda *arguments: pytest.fail("trains again"))
     monkeypatch.setattr(demo, "export_run", lambda *arguments, **options: pytest.fail("exports again"))
-    monkeypatch.setattr(demo, "write_phantoms", lambda *arguments, **options: pytest.fail("draws again"))
+    monkeypatch.setattr(phantom_folder, "write_phantoms", lambda *arguments, **options: pytest.fail("draws again"))
     with small() as again:
         demo.run_demo(folder, images=IMAGES, command="tfseg demo", say=lambda line: None)
     assert again[0] < max(10, seconds / 2)
