@@ -25,12 +25,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfseg.cli import run_guarded
-from tfseg.config import ComparisonConfig
 from tfseg.data.phantom import PhantomConfig
 from tfseg.data.phantom_folder import phantom_folder
 from tfseg.errors import ConfigError
 from tfseg.experiment import parse_experiment
 from tfseg.jobs.rows import ClassifierRow
+from tfseg.presets import DEMO
 from tfseg.quiet import import_tensorflow
 from tfseg.run import read_json, recorded_command
 
@@ -48,22 +48,16 @@ class Options:
 OPTIONS = {"quick": Options()}
 DRAWN = "drawn"
 PRESETS = {
-    "quick": ComparisonConfig(
+    "quick": replace(
+        DEMO,
         data=DRAWN,
         image_size=80,
         repeats=3,
-        segmenter_width=8,
-        segmenter_depth=3,
         segmenter_epochs=5,
-        segmenter_batch_size=16,
         backbone="small_cnn",
         dropout=0.0,
-        cross_entropy_share=0.5,
-        epochs=24,
-        batch_size=32,
         learning_rate=2e-3,
         augmentation="se_lcn",
-        epoch_images=0,
     ),
 }
 # Name of a folder of images → what its patches are. The lesions and the skin are the same in all of them.

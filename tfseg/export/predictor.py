@@ -155,10 +155,9 @@ class KerasPredictor(Predictor):
         self._outputs = tf.function(lambda images: model(to_model_input(images), training=False), [spec])
 
     def deciding(self) -> KerasPredictor:
-        import keras
+        from tfseg.models.classifier import decision_graph
 
-        probabilities = self.graph.output["probabilities"]
-        return KerasPredictor(keras.Model(self.graph.input, {"probabilities": probabilities}, name=self.graph.name))
+        return KerasPredictor(decision_graph(self.graph))
 
 
 class SavedModelPredictor(Predictor):

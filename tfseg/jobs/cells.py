@@ -26,7 +26,7 @@ from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded
 from tfseg.jobs.masks import frozen_maps, lesion_maps, moved_maps, predict_masks, predict_pixels, true_maps
 from tfseg.jobs.rows import ClassifierRow, rows_of
-from tfseg.models.classifier import inference_graph
+from tfseg.models.classifier import decision_graph, inference_graph
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
 from tfseg.training.segmenter import given_or_trained
@@ -132,11 +132,16 @@ class Comparison:
     def _classifier(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
         split, row = self.splits[cell.fold], self.row(cell.row)
         approach, given = row.approach, APPROACHES[row.approach].mask_given
-        # The architecture stands in front of the title.
-        sitting = replace(sitting, title=" · ".join(filter(None, [row.name * (row.name != approach), sitting.title])))
         maps = self.maps_of(cell)
         trained = train_classifier(
-            config, approach, self.arrays, split, len(self.cases.classes), maps, sitting, self._memo
+            config,
+            approach,
+            self.arrays,
+            split,
+            len(self.cases.classes),
+            maps,
+            replace(sitting, name=row.name),
+            self._memo,
         )
         # Loaded after the training, which clears Keras's session.
         segmenter = self._load(cell.needs[0]).get_layer("segmenter") if self.segmented and not given else None
@@ -154,13 +159,16 @@ class Comparison:
         test = split.test[self.arrays.labels[split.test] >= 0]
         validation = split.val[self.arrays.labels[split.val] >= 0]
 
-        def predict(positions, images=self.arrays.images):
-            return predict_pixels(model, images[positions], maps[positions] if given else None)
+        # Where only the decision is asked for, neither mask nor map is made.
+        deciding = decision_graph(model)
 
-        outputs = predict(test)
+        def decided(images, positions):
+            return predict_pixels(deciding, images, maps[positions] if given else None)["probabilities"]
+
+        outputs = predict_pixels(model, self.arrays.images[test], maps[test] if given else None)
         validated = trained.validation
         if validated is None:
-            validated = predict(validation)["probabilities"]
+            validated = decided(self.arrays.images[validation], validation)
         groups, labels = self.cases.groups[validation], self.arrays.labels[validation]
         write_arrays(
             self.run,
@@ -170,7 +178,7 @@ class Comparison:
         )
         write_csv(self.run.path("history", f"{cell.key}.csv"), trained.history)
         per_case = explanation_scores(
-            lambda images, at: predict_pixels(model, images, maps[test[at]] if given else None)["probabilities"],
+            lambda images, at: decided(images, test[at]),
             self.arrays.images[test],
             self.arrays.lesions_at(test),
             self.arrays.has_mask[test],
@@ -179,7 +187,7 @@ class Comparison:
             steps=config.pixel_steps,
         )
         for name, images in self.variants.items():
-            predicted = predict(test, images)["probabilities"].argmax(1)
+            predicted = decided(images[test], test).argmax(1)
             per_case[f"accuracy_{name}"] = (predicted == self.arrays.labels[test]).astype(float)
         mode = "min" if config.monitor == "val_loss" else "max"
         return {

@@ -40,8 +40,7 @@ class ClassifierRow:
     paper: Mapping[str, float] | None = None
 
     def __post_init__(self):
-        if not self.name or Path(self.name).name != self.name or self.name in (".", "..", "segmenter"):
-            raise ConfigError(f"a row's `name` must be a plain file name, received {self.name!r}")
+        check_name(self.name, taken=("segmenter",))
         if self.approach not in APPROACHES:
             raise ConfigError(
                 f"row {self.name}: there is no approach {self.approach!r}; known: {', '.join(APPROACHES)}"
@@ -60,12 +59,22 @@ class ClassifierRow:
         return {"approach": self.approach, "changes": dict(self.changes)}
 
 
+def check_name(name: str, taken: Sequence[str] = ()) -> None:
+    """Refuse a row's name that can't be a file's, or is `taken`.
+
+    Raises:
+        ConfigError: shows it.
+    """
+    if not name or Path(name).name != name or name in (".", "..", *taken):
+        raise ConfigError(f"a row's `name` must be a plain file name, received {name!r}")
+
+
 def rows_of(config: ComparisonConfig) -> list[ClassifierRow]:
     """One row for each of a configuration's approaches, named after it."""
     return [ClassifierRow(approach, approach) for approach in config.approaches]
 
 
-def check_rows(rows: Sequence[ClassifierRow]) -> None:
+def check_rows(rows: Sequence) -> None:
     """Refuse rows that can't be told apart.
 
     Raises:

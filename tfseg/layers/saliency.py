@@ -164,10 +164,13 @@ class ClassActivationMap(keras.layers.Layer):
         # The class is handed to the tape instead of a product with the logits: what Keras makes of that needs
         # operations that a phone doesn't have.
         gradients = tape.gradient(logits, maps, output_gradients=tf.stop_gradient(self._scored(logits, labels)))
+        return {"logits": logits, "saliency": self.drawn(maps, gradients)}
+
+    def drawn(self, maps, gradients):
+        """The map in [0, 1] at the layer's size, (B, H, W, 1), from feature maps and the score's gradient by them."""
         maps, gradients = self._on_grid(maps), self._on_grid(gradients)
         saliency = ops.sum(METHODS[self.method](maps, gradients) * maps, axis=-1, keepdims=True)
-        saliency = ops.image.resize(normalise_map(saliency), self.size, interpolation="bilinear")
-        return {"logits": logits, "saliency": saliency}
+        return ops.image.resize(normalise_map(saliency), self.size, interpolation="bilinear")
 
     def _scored(self, logits, labels):
         """Which logits the score sums up: 1 or 0 for each."""

@@ -169,6 +169,12 @@ def inference_graph(
     return keras.Model(inputs, outputs, name=approach)
 
 
+def decision_graph(graph: keras.Model) -> keras.Model:
+    """The part of an inference graph that gives ``probabilities``: without a segmenter that they don't depend on, and
+    without the map."""
+    return keras.Model(graph.input, {"probabilities": graph.output["probabilities"]}, name=graph.name)
+
+
 def segmentation_graph(segmenter: keras.Model, mask_classes: MaskClasses, resize: str = "stretch") -> keras.Model:
     """A segmenter alone as an inference graph: ``image`` → ``mask`` probabilities."""
     image = keras.Input(segmenter.input_shape[1:], name="image", dtype="float32")

@@ -17,7 +17,7 @@ from keras import layers, ops
 from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
-from tfseg.layers.saliency import METHODS, ClassActivationMap, normalise_map
+from tfseg.layers.saliency import ClassActivationMap
 from tfseg.layers.taped import Rectifier, TapedConcatenate
 from tfseg.models.classifier import build_head
 
@@ -350,12 +350,8 @@ class BranchActivationMaps(ClassActivationMap):
             logits = self.head(feature_maps, training=training)
         scored = tf.stop_gradient(self._scored(logits, labels))
         gradients = tape.gradient(logits, feature_maps, output_gradients=scored)
-        image, mask = (self._drawn(*pair) for pair in zip(feature_maps, gradients, strict=True))
+        image, mask = (self.drawn(*pair) for pair in zip(feature_maps, gradients, strict=True))
         return {"logits": logits, "saliency": image, "saliency_mask": mask}
-
-    def _drawn(self, maps, gradients):
-        saliency = ops.sum(METHODS[self.method](maps, gradients) * maps, axis=-1, keepdims=True)
-        return ops.image.resize(normalise_map(saliency), self.size, interpolation="bilinear")
 
     def compute_output_spec(self, feature_maps, labels=None, training=False):
         found = super().compute_output_spec(feature_maps, labels, training)

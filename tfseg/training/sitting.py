@@ -14,13 +14,15 @@ class Sitting:
         checkpoint: the file to go on from where there is one, and to write to; None writes nothing.
         deadline: by `time.monotonic`, when the training must have paused; None for no limit.
         tensorboard: folder of the logs, or None.
-        title: what the training is called on the screen, behind the approach.
+        name: what the training is called on the screen; by default its approach or architecture.
+        title: what stands behind that.
         chief: whether this process writes; of several workers one does.
     """
 
     checkpoint: Path | None = None
     deadline: float | None = None
     tensorboard: Path | None = None
+    name: str = ""
     title: str = ""
     chief: bool = True
 
@@ -30,4 +32,4 @@ DETACHED = Sitting()
 
 def described(what: str, sitting: Sitting) -> str:
     """The name of a training on the screen."""
-    return f"{what} · {sitting.title}" if sitting.title else what
+    return " · ".join(filter(None, [sitting.name or what, sitting.title]))

@@ -23,6 +23,7 @@ from tfseg.jobs.compare.job import compare
 from tfseg.jobs.gather import best_row, shown_before, write_csv, write_grid_metrics
 from tfseg.jobs.grid import Progress, finish_grid
 from tfseg.jobs.preparation import recorded_config, write_records
+from tfseg.jobs.rows import check_rows
 from tfseg.jobs.study.cells import Study
 from tfseg.jobs.study.pictures import draw_study
 from tfseg.jobs.study.results import tabulate_study
@@ -76,8 +77,7 @@ def run_study(
     started = time.monotonic()
     design, config = design or StudyDesign(), config.resolved()
     names = [row.name for row in rows]
-    if not rows or len(set(names)) != len(names):
-        raise ConfigError(f"`rows` must hold at least one row, each with its own name, received {names}")
+    check_rows(rows)
     check_models(rows, config)
     if config.distribution == "multiworker":
         raise ConfigError("a study trains on one machine: `--distribution` must be one or mirrored")

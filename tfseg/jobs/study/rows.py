@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from tfseg.config import PREDICTION_FIELDS, ComparisonConfig
 from tfseg.data.cases import Cases
 from tfseg.data.splits import Split, read_split, split_cases
 from tfseg.errors import ConfigError
+from tfseg.jobs.rows import check_name
 
 BASELINES = ("foreground", "random")
 # Test and validation share of all cases where every run draws a new split; the EBHI report leaves the ratio open.
@@ -51,8 +51,7 @@ class StudyRow:
     paper_epochs: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self):
-        if not self.name or Path(self.name).name != self.name or self.name in (".", ".."):
-            raise ConfigError(f"a row's `name` must be a plain file name, received {self.name!r}")
+        check_name(self.name)
         if self.baseline is not None and self.baseline not in BASELINES:
             raise ConfigError(f"`baseline` must be one of {list(BASELINES)} or None, received {self.baseline!r}")
         unknown = sorted(set(self.changes) - {entry.name for entry in fields(ComparisonConfig)})
