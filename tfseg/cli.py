@@ -13,6 +13,7 @@ from tfseg.commands.audit import Audit
 from tfseg.commands.benchmark import Benchmark
 from tfseg.commands.compare import Compare
 from tfseg.commands.explain import Explain
+from tfseg.commands.importing import Import
 from tfseg.commands.label import Label
 from tfseg.commands.models import Evaluate, Export, Predict
 from tfseg.commands.runs import List, Rerun
@@ -27,6 +28,7 @@ Research software, not a medical device."""
 COMMANDS = {
     "demo": Demo,
     "audit": Audit,
+    "import": Import,
     "train": Train,
     "label": Label,
     "search": Search,

@@ -61,12 +61,13 @@ class DataError(UserError):
     Args:
         problems: what is wrong, at least one.
         where: the folder or table that was read.
+        hint: lines to show below the problems, such as the layout that was expected.
     """
 
-    def __init__(self, problems: Iterable[Problem], where: str = ""):
-        self.problems = list(problems)
+    def __init__(self, problems: Iterable[Problem], where: str = "", hint: str = ""):
+        self.problems, self.hint = list(problems), hint
         shown = [f"  {problem}" for problem in self.problems[:20]]
         if len(self.problems) > 20:
             shown.append(f"  … and {len(self.problems) - 20} more (`tfseg audit DATA --out DIR` lists them all)")
         count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
-        super().__init__("\n".join([f"{count} in {where or 'the data'}:", *shown]))
+        super().__init__("\n".join([f"{count} in {where or 'the data'}:", *shown, *([hint] if hint else [])]))

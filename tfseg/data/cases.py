@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfseg.errors import ConfigError
+from tfseg.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +79,7 @@ class Cases:
         mask_classes: what mask values mean.
         name: what the data is called in records (a path relative to ``$TFSEG_DATA``, or ``NAME:PATH``).
         classes: class names, sorted; taken from the labels when not given, and kept by `subset`.
+        notes: warnings that came up when the source was read.
     """
 
     table: pd.DataFrame
@@ -87,6 +88,7 @@ class Cases:
     mask_classes: MaskClasses = field(default_factory=MaskClasses)
     name: str = ""
     classes: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
     def __post_init__(self):
         if not self.classes:

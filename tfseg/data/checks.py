@@ -49,6 +49,16 @@ WARNINGS = {
     "mask_mismatch": "the mask may belong to another image",
     "facts_leak_label": "size, compression or border of an image tell its class",
     "unlisted_images": "images that the table doesn't name",
+    "unlisted_masks": "masks of no case",
+    "stored_twice": "one image under two paths",
+    "split_conflict": "a case that the publisher has in two parts",
+    "published_counts": "other numbers of cases than the publisher's",
+    "no_group": "a file name that doesn't tell the patient",
+    "unlisted_table": "a table of no known part",
+    "mixed_labels": "an image with lesions of several classes",
+    "no_outline": "an annotation without outline",
+    "outline_outside": "an outline that leaves its image",
+    "burned_in": "writing in the picture, which may name the patient",
 }
 TINY = 16
 # What the reader does with files that TensorFlow can't be given as they are; see `tfseg.data.ingest.read_image`.
@@ -222,6 +232,7 @@ def findings_of(cases: Cases, inspections: Sequence[Inspection], classification:
     for kind, missing in (("no_label", labels.isna().to_numpy(bool)), ("no_mask", ~cases.has_mask)):
         what = f"{missing.sum()} of {len(cases)} cases have no {kind[3:]}"
         told(kind, missing, what if kind == "no_mask" else f"{what} (target {cases.target!r})")
+    found += [Finding(note) for note in cases.notes]
     return sorted(found, key=lambda finding: finding.problem.severity != "error")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from tfseg.data.cases import COLUMNS, Cases, MaskClasses
+from tfseg.data.sources.source import Source, text_frame
 from tfseg.errors import ConfigError, DataError, Problem
 from tfseg.run import recorded_path
 
@@ -83,16 +84,7 @@ def read_folder(path: str | Path, target: str = "label") -> Cases:
             content[name] = values
     if target != "label" and "label" in table:
         content["source_label"] = table["label"]
-    return Cases(_frame(content), root, target, mask_classes, recorded_path(path))
-
-
-def _frame(content: dict[str, list]):
-    import pandas as pd
-
-    # As objects, because a missing value in a column of strings is another one in each version of pandas.
-    return pd.DataFrame(
-        {name: pd.Series([value or None for value in values], dtype=object) for name, values in content.items()}
-    )
+    return Cases(text_frame(content), root, target, mask_classes, recorded_path(path))
 
 
 def _at(line: int, kind: str, message: str) -> Problem:
@@ -222,3 +214,15 @@ def _wrong_description(value: object) -> list[str]:
     elif ignore is not None and not wrong and ignore < len(value.get("mask_classes") or ("", "")):
         wrong.append(f"'ignore' is {ignore}, which is the value of a mask class")
     return wrong
+
+
+SOURCE = Source(
+    "folder",
+    "your own images in the plain layout",
+    """PATH/
+  labels.csv        image,mask,label[,id,group,split,…]
+  images/
+  masks/            optional
+  dataset.json      what the mask values mean; optional""",
+    read_folder,
+)
