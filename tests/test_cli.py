@@ -100,10 +100,13 @@ class TestExitCodes:
             ("benchmark", "pipeline"),
             ("rerun",),
             ("search", "d"),
+            ("import", "ph2:d"),
             ("weights", "melt", "f", "--backbone", "squeezenet_1_1", "--out", "o"),
             ("weights", "convert", "f", "--backbone", "resnet", "--out", "o"),
             ("benchmark", "everything", "--out", "o"),
             ("evaluate", "m", "d", "--out", "o", "--part", "some"),
+            ("calibrate", "m.keras", "d"),
+            ("calibrate", "m.keras", "d", "--out", "o.keras", "--sensitivity", "high"),
         ],
         ids=" ".join,
     )
@@ -119,8 +122,14 @@ class TestExitCodes:
             (("train", "nowhere"), "nowhere"),
             (("train", "isic2099:nowhere"), "there is no source named 'isic2099'"),
             (("audit", "nowhere"), "nowhere"),
+            (("audit", "ph2:nowhere"), "PH2_dataset.txt"),
+            (("import", "ph2:nowhere", "--out", "o"), "ph2:PATH expects"),
+            (("import", "isic2099:nowhere", "--out", "o"), "there is no source named 'isic2099'"),
             (("evaluate", "nothing.keras", "nowhere", "--out", "o"), "nothing.keras"),
             (("predict", "nothing.keras", "nowhere", "--out", "o"), "nowhere"),
+            (("calibrate", "nothing.keras", "nowhere", "--out", "o.keras"), "nothing.keras"),
+            (("calibrate", "m.keras", "d", "--out", "o.keras", "--sensitivity", "0.9"), "`positive` must name"),
+            (("train", "d", "--positive", "mel"), "`positive` must name"),
             (("predict", "nothing.keras", "--out", "o"), "at least one image"),
             (("export", "nowhere", "--name", "x"), "nowhere"),
             (("demo", "--images", "0"), "images"),
@@ -189,7 +198,8 @@ class TestArguments:
             calls.append((values, options))
             if "session" in options or any(isinstance(value, Session) for value in values):
                 return Run("nowhere")
-            return {"problems": [], "predicted": {}, "images": 0, "out": "", "files": {}, "row": ""}
+            empty = {"problems": [], "predicted": {}, "images": 0, "abstained": 0, "unfamiliar": 0}
+            return {**empty, "out": "", "files": {}, "row": ""}
 
         for module, name in (
             ("comparison", "run_comparison"),
@@ -224,6 +234,8 @@ class TestArguments:
             "segmenter_encoder": "small_cnn",
             "segmenter_width": 5,
             "segmenter_depth": 2,
+            "segmenter_scale": 2,
+            "segmenter_masks": 20,
             "segmenter_epochs": 6,
             "segmenter_batch_size": 7,
             "segmenter_learning_rate": 0.25,
@@ -243,6 +255,10 @@ class TestArguments:
             "saliency_gradient": "none",
             "saliency_target": "predicted",
             "saliency": "hires_cam",
+            "mask_backbone": "small_cnn",
+            "mask_size": 40,
+            "mask_input": "argmax",
+            "joint_segmentation": 0.3,
             "saliency_layer": "block_13_expand_relu",
             "pixel_steps": 10,
             "head": "convolution",
@@ -269,6 +285,11 @@ class TestArguments:
             "cache": "disk",
             "cache_dir": "elsewhere",
             "epoch_images": 17,
+            "calibration": False,
+            "sensitivity": 0.875,
+            "positive": ("malignant", "premalignant"),
+            "abstain_share": 0.125,
+            "familiar_share": 0.5,
             "val_fraction": 0.25,
             "subgroups": ("age", "sex"),
             "external": ("other",),
@@ -314,7 +335,18 @@ class TestArguments:
 
     def test_evaluate(self, received):
         words = ["m.keras", "d", "--out", "o", "--target", "t", "--row", "plain", "--part", "test", "--allow", "a", "b"]
-        words += ["--class-map", "names.json", "--subgroups", "age", "--pixel-steps", "8", "--sanity"]
+        words += [
+            "--class-map",
+            "names.json",
+            "--subgroups",
+            "age",
+            "--pixel-steps",
+            "8",
+            "--sanity",
+            "--unlike",
+            "x",
+            "y",
+        ]
         assert call("evaluate", *words) == 0
         values, options = received.pop()
         assert values == ("m.keras", "d", "o")
@@ -330,6 +362,7 @@ class TestArguments:
             "postprocessing": None,
             "pixel_steps": 8,
             "sanity": True,
+            "unlike": ("x", "y"),
         }
 
     def test_evaluate_masks(self, received):

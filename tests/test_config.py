@@ -52,6 +52,12 @@ WRONG = [
     ("segmenter_flips", "diagonal"),
     ("segmenter_postprocessing", ("fill_holes", "erode")),
     ("segmenter_postprocessing", "fill_holes"),
+    ("sensitivity", 0.0),
+    ("sensitivity", 1.01),
+    ("sensitivity", float("nan")),
+    ("positive", ("a",)),
+    *(("abstain_share", value) for value in (-0.1, 1.0)),
+    *(("familiar_share", value) for value in (-0.1, 1.01)),
     ("approaches", ()),
     ("approaches", ("plain", "plain")),
 ]
@@ -86,6 +92,15 @@ def test_values_out_of_range_are_refused_by_name(name, value):
 )
 def test_the_ends_of_the_ranges_are_allowed(name, value):
     assert getattr(ComparisonConfig(data="d", **{name: value}), name) == value
+
+
+def test_a_sensitivity_needs_positive_classes():
+    with pytest.raises(ConfigError, match="`positive` must name the classes of a `sensitivity`"):
+        ComparisonConfig(data="d", sensitivity=0.9)
+    with pytest.raises(ConfigError, match="received 'ab' and 0.9"):
+        ComparisonConfig(data="d", sensitivity=0.9, positive="ab")
+    ends = {"sensitivity": 1.0, "positive": ("a",), "abstain_share": 0.0, "familiar_share": 0.0}
+    assert ComparisonConfig(data="d", **ends).familiar_share == 0.0
 
 
 def test_options_by_name_and_value():
@@ -145,10 +160,12 @@ class TestResolved:
         assert (config.backbone, config.segmenter_encoder) == ("mobilenet_v2", "mobilenet_v2")
 
     def test_what_was_chosen_stays(self):
-        chosen = ComparisonConfig(data="d", weights="w.npz", segmenter_encoder="none", backbone="mobilenet_v2")
+        named = {"backbone": "mobilenet_v2", "mask_backbone": "small_cnn"}
+        chosen = ComparisonConfig(data="d", weights="w.npz", segmenter_encoder="none", **named)
         assert chosen.resolved() == chosen
-        chosen = ComparisonConfig(data="d", segmenter_encoder="small_cnn", backbone="mobilenet_v2")
+        chosen = ComparisonConfig(data="d", segmenter_encoder="small_cnn", **named)
         assert chosen.resolved() == chosen
+        assert ComparisonConfig(data="d", backbone="mobilenet_v2").resolved().mask_backbone == "mobilenet_v2"
 
     def test_again_changes_nothing(self):
         once = ComparisonConfig(data="d", weights="w.npz", epochs=7).resolved()

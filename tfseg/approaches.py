@@ -1,4 +1,4 @@
-"""The training approaches: what a classifier sees of its image, and where its mask comes from. No TensorFlow here."""
+"""The training approaches: what a classifier sees of its image and of its mask. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ class Approach:
         text: what it is.
         mask: name of the layer that hides a part of the image, out of `tfseg.layers.masking.MASK_LAYERS`; None shows
             the whole image.
-        lesion: the map that the layer takes: the segmenter's, the segmenter's moved to a random place, or the truth.
+        fusion: how a second branch, which sees the class map, is joined, out of `tfseg.models.fusion.POOLINGS`; None
+            has no second branch.
+        maps: what the mask's layer or the second branch takes: the segmenter's maps, the segmenter's moved to a random
+            place, the truth, or nothing but zeros.
         learns_from_masks: whether its loss compares something with the true masks.
         control: whether it is here to be compared with, not to be used.
     """
 
     text: str
     mask: Literal["hard", "soft", "lesion_area", "inverse", "lesion_removed"] | None = None
-    lesion: Literal["predicted", "random", "true"] = "predicted"
+    fusion: Literal["flatten", "gap", "gate"] | None = None
+    maps: Literal["predicted", "random", "true", "zero"] = "predicted"
     learns_from_masks: bool = False
     control: bool = False
 
@@ -31,19 +35,24 @@ class Approach:
         return self.mask is not None
 
     @property
+    def map_input(self) -> Literal["lesion", "classes"] | None:
+        """The map beside the image in a batch: the lesion's probability, the class map, or none."""
+        return "classes" if self.fusion else "lesion" if self.masked else None
+
+    @property
     def mask_given(self) -> bool:
         """Whether each image comes with its map: the trained model then has no segmenter and can't be served."""
-        return self.masked and self.lesion != "predicted"
+        return self.map_input is not None and self.maps != "predicted"
 
     @property
     def needs_segmenter(self) -> bool:
         """Whether a segmenter's maps are looked at."""
-        return self.masked and self.lesion != "true"
+        return self.map_input is not None and self.maps in ("predicted", "random")
 
     @property
     def needs_true_masks(self) -> bool:
         """Whether the training cases' own masks are looked at."""
-        return self.learns_from_masks or (self.masked and self.lesion == "true")
+        return self.learns_from_masks or (self.map_input is not None and self.maps == "true")
 
 
 APPROACHES = {
@@ -54,11 +63,18 @@ APPROACHES = {
     "centiou": Approach(
         "whole image; cross entropy minus the overlap of the saliency map with the mask", learns_from_masks=True
     ),
-    # Controls: a gain of masking that the last but one gives too is none of the segmentation.
+    "fusion_flatten": Approach(
+        "image and class map, a network for each; their maps joined pixel by pixel", fusion="flatten"
+    ),
+    "fusion_gap": Approach("image and class map, a network for each; their means joined", fusion="gap"),
+    "fusion_gate": Approach("as fusion_gap, with a gate that shares out between the two", fusion="gate"),
+    # Controls: a gain of masking that random_mask gives too is none of the segmentation.
     "inverse_mask": Approach("what is outside of the predicted mask", "inverse", control=True),
     "lesion_removed": Approach(
         "the predicted lesion's bounding box is filled with the image's mean colour", "lesion_removed", control=True
     ),
-    "random_mask": Approach("as hard_mask, with the mask moved to a random place", "hard", "random", control=True),
-    "oracle": Approach("as hard_mask, with the true mask", "hard", "true", control=True),
+    "random_mask": Approach("as hard_mask, with the mask moved to a random place", "hard", maps="random", control=True),
+    "oracle": Approach("as hard_mask, with the true mask", "hard", maps="true", control=True),
+    "fusion_oracle": Approach("as fusion_gap, with the true masks", fusion="gap", maps="true", control=True),
+    "fusion_zeroed": Approach("as fusion_gap, with nothing in the class map", fusion="gap", maps="zero", control=True),
 }

@@ -11,6 +11,7 @@ import tyro
 
 from tfseg.commands.audit import Audit
 from tfseg.commands.benchmark import Benchmark
+from tfseg.commands.calibrate import Calibrate
 from tfseg.commands.compare import Compare
 from tfseg.commands.explain import Explain
 from tfseg.commands.importing import Import
@@ -36,6 +37,7 @@ COMMANDS = {
     "list": List,
     "compare": Compare,
     "evaluate": Evaluate,
+    "calibrate": Calibrate,
     "predict": Predict,
     "explain": Explain,
     "export": Export,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -43,21 +44,38 @@ Approach = Literal[
     "soft_mask",
     "lesion_area",
     "centiou",
+    "fusion_flatten",
+    "fusion_gap",
+    "fusion_gate",
     "inverse_mask",
     "lesion_removed",
     "random_mask",
     "oracle",
+    "fusion_oracle",
+    "fusion_zeroed",
 ]
 Flips = Literal["none", "horizontal", "vertical", "both"]
 Postprocessing = Literal["largest_component", "fill_holes"]
 # What a trained segmenter's masks are made with; nothing of it is looked at in a training.
 PREDICTION_FIELDS = ("segmenter_flips", "segmenter_postprocessing")
-# What only CEntIoU looks at, and what only classifiers do.
+# What is chosen on the validation part when a classifier is trained.
+DECISION_FIELDS = ("calibration", "sensitivity", "positive", "abstain_share", "familiar_share")
+# What only a fusion looks at, what only CEntIoU does, and what only classifiers do.
+FUSION_FIELDS = ("mask_backbone", "mask_size", "mask_input", "joint_segmentation")
 CENTIOU_FIELDS = ("cross_entropy_share", "saliency_gradient", "saliency_target")
 CLASSIFIER_FIELDS = (
     *("backbone", "freeze_first", "unfreeze_per_epoch", "batch_norm", "head", "head_units", "dropout"),
-    *("class_weights", *CENTIOU_FIELDS, "saliency", "saliency_layer", "pixel_steps", "training", "epochs"),
-    *("batch_size", "learning_rate", "patience", "monitor", "background_swap"),
+    *(
+        "class_weights",
+        *FUSION_FIELDS,
+        *CENTIOU_FIELDS,
+        "saliency",
+        "saliency_layer",
+        "pixel_steps",
+        "training",
+        "epochs",
+    ),
+    *("batch_size", "learning_rate", "patience", "monitor", "background_swap", *DECISION_FIELDS),
 )
 
 
@@ -137,6 +155,10 @@ class ComparisonConfig:
     """Filters of the segmenter's first level."""
     segmenter_depth: int = 4
     """Halvings of the plain contracting path."""
+    segmenter_scale: int = 1
+    """How many times smaller the image is that the segmenter sees; its mask is brought back to the image's size."""
+    segmenter_masks: int = 0
+    """How many true masks of each class the segmenter learns from, validation included; 0: all there are."""
     segmenter_epochs: int = 30
     segmenter_batch_size: Annotated[int, Choices(4, 8, 16, 32)] = 8
     segmenter_learning_rate: Annotated[float, Range(1e-5, 1e-2, log=True)] = 1e-3
@@ -157,8 +179,9 @@ class ComparisonConfig:
         "soft_mask",
         "centiou",
     )
-    """Training approaches to compare. The last four are controls: what is outside of the predicted mask alone, the
-    lesion's box filled with the image's mean colour, the predicted mask moved to a random place, and the true mask."""
+    """Training approaches to compare. The last six are controls: what is outside of the predicted mask alone, the
+    lesion's box filled with the image's mean colour, the predicted mask moved to a random place, and the true mask;
+    fusion_gap with the true masks, and with an empty class map."""
     backbone: Literal["auto", BackboneName] = "auto"
     """Network of the classifiers; auto: mobilenet_v2 where weights are given, else small_cnn."""
     weights: str | None = None
@@ -178,6 +201,15 @@ class ComparisonConfig:
     """Width of the dense head's hidden layer; 0 for a linear head."""
     dropout: Annotated[float, Range(0.0, 0.6, step=0.1)] = 0.3
     """Dropout rate before the head's layers."""
+    mask_backbone: Literal["auto", BackboneName] = "auto"
+    """Fusion: network of the branch that sees the class map; auto: as the image's."""
+    mask_size: int | None = None
+    """Fusion: side of the class map as that branch sees it, in pixels; None: as the image's."""
+    mask_input: Literal["softmax", "argmax"] = "softmax"
+    """Fusion: the class map as probabilities, or as the likeliest class of each pixel."""
+    joint_segmentation: Annotated[float, Range(0.1, 2.0, log=True)] = 0.0
+    """Fusion: the weight, beside the cross entropy's 1, of the segmenter's own loss in a training of both together; 0:
+    the segmenter stays as it is."""
     class_weights: Annotated[bool, Choices(True, False)] = True
     """Weigh the cross entropy of each class by N / (N_i · C)."""
     cross_entropy_share: Annotated[float, Range(0.4, 0.9, step=0.05)] = 0.5
@@ -204,6 +236,17 @@ class ComparisonConfig:
     """Epochs without a better `monitor` before training stops."""
     monitor: Literal["val_loss", "val_accuracy", "val_balanced_accuracy"] = "val_loss"
     """What chooses the epoch of a classifier."""
+    calibration: bool = True
+    """Divide the logits by the temperature at which the validation labels are likeliest."""
+    sensitivity: float | None = None
+    """Share of positive cases to be found: chooses, on validation, the probability from which a case is positive."""
+    positive: tuple[str, ...] = ()
+    """The classes that count as positive, with `sensitivity`."""
+    abstain_share: float = 0.0
+    """Share of validation cases that may be "not sure"; 0: a model is never not sure."""
+    familiar_share: float = 0.95
+    """Share of validation cases that count as like those of the training; 0: a model doesn't tell how unfamiliar an
+    image is."""
 
     # The optimiser, of segmenter and classifiers alike.
     learning_rate_schedule: Literal["constant", "cosine", "step", "plateau"] = "cosine"
@@ -261,7 +304,7 @@ class ComparisonConfig:
 
     def __post_init__(self):
         positive = ("image_size", "cross_validation", "repeats", "epochs", "batch_size", "patience")
-        of_segmenter = ("epochs", "batch_size", "width", "depth", "patience")
+        of_segmenter = ("epochs", "batch_size", "width", "depth", "patience", "scale")
         for name in (*positive, *(f"segmenter_{name}" for name in of_segmenter)):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, received {getattr(self, name)}")
@@ -269,7 +312,15 @@ class ComparisonConfig:
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"`{name}` must be above 0, received {getattr(self, name)}")
         counts = ("epoch_images", "freeze_first", "unfreeze_per_epoch", "head_units", "seed", "split_seed")
-        for name in (*counts, "test_per_class", "warmup_epochs", "weight_decay", "pixel_steps"):
+        for name in (
+            *counts,
+            "test_per_class",
+            "segmenter_masks",
+            "warmup_epochs",
+            "weight_decay",
+            "pixel_steps",
+            "joint_segmentation",
+        ):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"`{name}` must be at least 0, received {getattr(self, name)}")
         ranges = {"dropout": 0.99, "momentum": 0.9999, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
@@ -278,14 +329,24 @@ class ComparisonConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= upper:
                 raise ConfigError(f"`{name}` must lie in [0, {upper:g}], received {value}")
+        if self.image_size % self.segmenter_scale:
+            raise ConfigError(
+                f"`segmenter_scale` must divide `image_size`, received {self.segmenter_scale} and {self.image_size}"
+            )
         if not 0.0 < self.val_fraction < 1.0:
             raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {self.val_fraction}")
         if sum((self.cross_validation > 1, bool(self.split_file), bool(self.test_per_class))) > 1:
             raise ConfigError("only one of `cross_validation`, `test_per_class` and `split_file` can divide the cases")
-        if self.training == "probe" and "centiou" in self.approaches:
-            raise ConfigError("centiou trains by gradient: it can't be an approach of `--training probe`")
+        by_gradient = [name for name in self.approaches if name == "centiou" or name.startswith("fusion")]
+        if self.training == "probe" and by_gradient:
+            raise ConfigError(
+                f"{', '.join(by_gradient)} trains by gradient: it can't be an approach of `--training probe`"
+            )
+        if self.mask_size is not None and self.mask_size < 1:
+            raise ConfigError(f"`mask_size` must be at least 1, received {self.mask_size}")
         if self.training == "probe" and self.head != "dense":
             raise ConfigError("a probe has a linear head on pooled features: `head` must be dense")
+        check_decisions(self.sensitivity, self.positive, self.abstain_share, self.familiar_share)
         if self.class_map and not self.external:
             raise ConfigError("`class_map` is for `external` datasets, and there are none")
         if not self.approaches or len(set(self.approaches)) != len(self.approaches):
@@ -322,7 +383,8 @@ class ComparisonConfig:
         if encoder == "auto":
             one_file = self.weights not in (None, "imagenet")
             encoder = "mobilenet_v2" if pretrained and not (one_file and backbone != "mobilenet_v2") else "none"
-        return replace(self, segmenter_encoder=encoder, backbone=backbone)
+        mask_backbone = backbone if self.mask_backbone == "auto" else self.mask_backbone
+        return replace(self, segmenter_encoder=encoder, backbone=backbone, mask_backbone=mask_backbone)
 
     def weights_of(self, network: str) -> str | None:
         """Where the pretrained weights of a network are: ``imagenet``, a file, or None for random ones.
@@ -341,6 +403,39 @@ class ComparisonConfig:
                 f"found {', '.join(path.name for path in found) or 'none'}"
             )
         return str(found[0])
+
+
+def check_decisions(
+    sensitivity: float | None, positive: Sequence[str], abstain_share: float, familiar_share: float
+) -> None:
+    """Refuse what a classifier can't decide by; see the fields of `ComparisonConfig`.
+
+    Raises:
+        ConfigError: a share out of range, or positive classes without a sensitivity, or the other way round.
+    """
+    if sensitivity is not None and not 0.0 < sensitivity <= 1.0:
+        raise ConfigError(f"`sensitivity` must lie in (0, 1], received {sensitivity}")
+    if (sensitivity is None) != (not positive) or isinstance(positive, str):
+        raise ConfigError(
+            f"`positive` must name the classes of a `sensitivity`, and only then, received {positive!r} and "
+            f"{sensitivity}"
+        )
+    if not 0.0 <= abstain_share < 1.0:
+        raise ConfigError(f"`abstain_share` must lie in [0, 1), received {abstain_share}")
+    if not 0.0 <= familiar_share <= 1.0:
+        raise ConfigError(f"`familiar_share` must lie in [0, 1], received {familiar_share}")
+
+
+def check_positive(positive: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse positive classes that aren't some of these, or are all of them.
+
+    Raises:
+        ConfigError: names the classes.
+    """
+    if positive and not set(positive) < set(classes):
+        raise ConfigError(
+            f"`positive` must be some of the classes {', '.join(classes)} and not all, received {', '.join(positive)}"
+        )
 
 
 def _letters(name: str) -> str:

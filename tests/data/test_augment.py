@@ -61,11 +61,12 @@ def test_nothing_asked_is_the_identity_bit_by_bit(size):
     # A flip that isn't drawn takes the way through the warp.
     unmoved = tf.concat([draws[:, :4], tf.ones((4, 2)), draws[:, 6:]], 1)
     for augmentation, numbers in ((STILL, draws), (Augmentation(flips=True), unmoved)):
-        same_image, same_classes, probability = warp(augmentation, numbers, image, classes, classes)
+        same_image, same_classes, maps = warp(augmentation, numbers, image, classes, [classes, image])
         np.testing.assert_array_equal(same_image, to_model_input(image))
         np.testing.assert_array_equal(same_classes, classes)
-        np.testing.assert_array_equal(probability, to_model_input(classes[..., None]))
-    assert warp(STILL, draws, image, classes)[2] is None
+        np.testing.assert_array_equal(maps[0], to_model_input(classes[..., None]))
+        np.testing.assert_array_equal(maps[1], to_model_input(image))
+    assert warp(STILL, draws, image, classes)[2] == []
     assert not STILL.changes and not STILL.moves
 
 
@@ -150,8 +151,9 @@ def test_it_agrees_with_tensorflows_own_operation(fill, size):
     augmentation = Augmentation(True, True, 180.0, 0.3, 0.4, 20.0, fill=fill)
     draws, image = many_draws(16), picture(*size, count=16)
     classes, probability = picture(*size, seed=1, count=16)[..., 0], picture(*size, seed=2, count=16)[..., 0]
-    ours = [values.numpy() for values in warp(augmentation, draws, image, classes, probability)]
-    smooth = by_tensorflow(augmentation, draws, np.concatenate([image, probability[..., None]], -1), "BILINEAR")
+    three = picture(*size, seed=3, count=16)
+    moved, ours, maps = warp(augmentation, draws, image, classes, [probability, three])
+    smooth = by_tensorflow(augmentation, draws, np.concatenate([image, probability[..., None], three], -1), "BILINEAR")
     near = by_tensorflow(augmentation, draws, classes[..., None], "NEAREST")[..., 0]
     compared = np.ones(near.shape, bool)
     if fill == "wrap":
@@ -163,9 +165,9 @@ def test_it_agrees_with_tensorflows_own_operation(fill, size):
             compared &= ((place % side) < side - 1) & (1 - side < place) & (place < 2 * side - 2)
     assert compared.mean() > 0.8
     # Rounded to whole values: half of one at most.
-    apart = np.abs(np.concatenate([ours[0], ours[2]], -1) * 255.0 - smooth).max(-1)
+    apart = np.abs(np.concatenate([moved, *maps], -1) * 255.0 - smooth).max(-1)
     assert apart[compared].max() < 0.51
-    assert (ours[1] != near)[compared].mean() < 1e-3
+    assert (ours.numpy() != near)[compared].mean() < 1e-3
 
 
 def test_image_and_maps_move_in_step():
@@ -176,9 +178,8 @@ def test_image_and_maps_move_in_step():
     coordinates = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
     image, maps = np.repeat(coordinates[None], count, 0), np.repeat(lesion[None].astype(np.uint8), count, 0)
     augmentation = Augmentation(True, True, 180.0, 0.3, 0.2, 15.0, 0.0, 0.0, 0.0, 0.0, "nearest")
-    image, classes, probability = (
-        values.numpy() for values in warp(augmentation, many_draws(count), image, maps, maps * 255)
-    )
+    image, classes, (probability,) = warp(augmentation, many_draws(count), image, maps, [maps * 255])
+    image, classes, probability = image.numpy(), classes.numpy(), probability.numpy()
     assert set(np.unique(classes)) == {0, 1}
     came_from = np.clip(np.round(image[..., :2] * 255).astype(int), 0, side - 1)
     expected = lesion[came_from[..., 0], came_from[..., 1]]
@@ -221,7 +222,7 @@ def test_colours_by_hand():
 def test_colours_are_clipped_and_leave_masks_alone():
     image, classes = picture(6, 6, count=8), picture(6, 6, seed=1, count=8)[..., 0]
     everything = Augmentation(brightness=1.0, contrast=1.0, saturation=1.0)
-    coloured, same, probability = warp(everything, many_draws(8), image, classes, classes)
+    coloured, same, (probability,) = warp(everything, many_draws(8), image, classes, [classes])
     assert (coloured.numpy().min(), coloured.numpy().max()) == (0.0, 1.0)
     np.testing.assert_array_equal(same, classes)
     np.testing.assert_array_equal(probability[..., 0], to_model_input(classes))
@@ -313,3 +314,36 @@ def test_the_recipes():
 def test_arguments_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Augmentation(**wrong)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_smaller_map_moves_with_its_image(fill):
+    """A disc, drawn at 60 and at 20 pixels: its middle goes to the same place of both."""
+    rows, columns = np.meshgrid(np.arange(60), np.arange(60), indexing="ij")
+    disc = (255 * ((rows - 24) ** 2 + (columns - 33) ** 2 < 64)).astype(np.uint8)
+    large = np.repeat(disc[None], 12, 0)
+    small = np.repeat(large.reshape(12, 20, 3, 20, 3).mean((2, 4)).astype(np.uint8)[..., None], 3, -1)
+    augmentation = Augmentation(True, True, 180.0, 0.1, 0.05, 10.0, fill=fill)
+    image = np.repeat(large[..., None], 3, -1)
+    _, _, (probability, classes) = warp(augmentation, many_draws(12), image, large, [large, small])
+    found = []
+    for values in (probability.numpy()[..., 0], classes.numpy()[..., 1]):
+        places = (np.arange(values.shape[1]) + 0.5) / values.shape[1]
+        whole = values.sum((1, 2))
+        found.append([(values * places[:, None]).sum((1, 2)) / whole, (values * places).sum((1, 2)) / whole])
+    np.testing.assert_allclose(*found, atol=0.01)
+    assert np.ptp(found[0][0]) > 0.05
+
+
+def test_backgrounds_of_smaller_maps_are_swapped_where_the_images_are():
+    lesion = np.zeros((2, 40, 40), bool)
+    lesion[:, 12:24, 16:28] = True
+    large = np.stack([np.full((40, 40), 10, np.uint8), np.full((40, 40), 200, np.uint8)])
+    small = np.repeat(large[:, ::2, ::2, None], 3, -1)
+    draws = many_draws(2)
+    everywhere = Augmentation(background_swap=1.0)
+    swapped_large, swapped_small = (
+        values.numpy() for values in swap_backgrounds(everywhere, draws, lesion, large, small)
+    )
+    np.testing.assert_array_equal(swapped_small[..., 0], swapped_large[:, 1::2, 1::2])
+    assert swapped_small[0, 0, 0, 0] == 200 and swapped_small[0, 8, 10, 0] == 10

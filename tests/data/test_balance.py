@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfseg.data.balance import balance_positions, occurrences
+from tfseg.data.balance import balance_positions, drawn_per_class, occurrences
 
 # Positions 10 to 21: six of class 0, two of class 1, three of class 2, one without a label.
 LABELS = np.r_[np.full(10, 7), [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, -1]]
@@ -67,3 +67,14 @@ def test_misuse_is_refused():
 def test_occurrences_by_hand():
     np.testing.assert_array_equal(occurrences([3, 5, 3, 3, 5]), [0, 0, 1, 2, 1])
     assert len(occurrences([])) == 0
+
+
+def test_so_many_of_each_class_are_drawn():
+    labels = np.array([0, 1, 0, 1, 1, 2, -1, 0, 1])
+    drawn = drawn_per_class(labels, np.array([8, 0, 1, 2, 3, 4, 5, 6]), 2, seed=3)
+    assert drawn.tolist() == sorted(set(drawn.tolist())) and 7 not in drawn and 6 not in drawn
+    assert np.bincount(labels[drawn]).tolist() == [2, 2, 1]
+    np.testing.assert_array_equal(drawn, drawn_per_class(labels, np.array([8, 0, 1, 2, 3, 4, 5, 6]), 2, seed=3))
+    others = {tuple(drawn_per_class(labels, np.arange(9), 2, seed=seed)) for seed in range(20)}
+    assert len(others) > 5
+    assert drawn_per_class(labels, np.array([6]), 2).tolist() == []

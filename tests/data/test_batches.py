@@ -46,7 +46,7 @@ def whole(arrays, **options):
 @pytest.mark.parametrize(("mask_classes", "channels"), [(MaskClasses(), 1), (CELL, 3)])
 def test_the_contract(mask_classes, channels):
     arrays = case_arrays(mask_classes=mask_classes)
-    batch = whole(arrays, lesion_probability=np.full((6, SIDE, SIDE), 51, np.uint8))
+    batch = whole(arrays, maps={"lesion": np.full((6, SIDE, SIDE), 51, np.uint8)})
     kinds = {name: (values.dtype, values.shape[1:]) for name, values in batch.items() if name != "id"}
     assert kinds == {
         "image": (np.float32, (SIDE, SIDE, 3)),
@@ -194,7 +194,7 @@ def test_backgrounds_are_swapped_around_lesions_only():
     arrays.masks[0] = 255
     swap = Augmentation(background_swap=1.0)
     maps = arrays.images[..., 0] + 1
-    batch = whole(arrays, training=True, augmentation=swap, lesion_probability=maps)
+    batch = whole(arrays, training=True, augmentation=swap, maps={"lesion": maps})
     for name, image, mask, lesion in zip(
         batch["id"], batch["image"] * 255.0, batch["mask"], batch["lesion"] * 255.0, strict=True
     ):
@@ -276,7 +276,7 @@ def test_image_mask_and_lesion_map_are_augmented_in_step():
     arrays.masks[3:] = (arrays.images[3:, ..., 0] > 127).astype(np.uint8)
     flips = Augmentation(flips=True)
     batches = make_batches(
-        arrays, np.arange(3, 6), 3, training=True, augmentation=flips, lesion_probability=arrays.images[..., 1]
+        arrays, np.arange(3, 6), 3, training=True, augmentation=flips, maps={"lesion": arrays.images[..., 1]}
     )
     flipped = 0
     for batch in islice(batches, 6):

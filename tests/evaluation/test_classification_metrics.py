@@ -135,7 +135,7 @@ def test_per_class_and_confusion():
 @pytest.mark.parametrize(
     ("true", "probabilities", "message"),
     [
-        ([0, 1], [[2.0, -1.0], [0.1, 3.0]], "row 1"),
+        ([0, 1], [[2.0, -1.0], [0.1, 3.0]], "row 0"),
         ([0, 2], [[0.5, 0.5], [0.5, 0.5]], "class indices in 0…1"),
         ([0, -1], [[0.5, 0.5], [0.5, 0.5]], "without a label"),
         ([0], [[0.5, 0.5], [0.5, 0.5]], "`true` must be"),

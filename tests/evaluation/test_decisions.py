@@ -7,6 +7,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from tfseg.evaluation.decisions import (
     OperatingPoint,
+    case_decisions,
     choose_abstention,
     choose_operating_point,
     decision_scores,
@@ -213,3 +214,47 @@ def test_who_is_sure_of_everybody_treats_all():
 def test_decision_curves_refuse_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         net_benefit(*arguments)
+
+
+def test_case_decisions_by_hand():
+    probabilities = [[0.2, 0.5, 0.3], [0.45, 0.35, 0.2], [0.1, 0.1, 0.8], [0.6, 0.1, 0.3]]
+    scores = case_decisions(
+        probabilities,
+        np.array([1, 1, 2, 0]),
+        CLASSES,
+        positive=CLASSES[1:2],
+        threshold=0.35,
+        abstain_below=0.5,
+        unfamiliarity=np.array([0.5, 1.0, 1.01, 7.0]),
+    )
+    nan = np.nan
+    expected = {
+        "sensitivity": [1, 1, nan, nan],
+        "specificity": [nan, nan, 1, 1],
+        "coverage": [1, 0, 1, 1],
+        "accuracy_kept": [1, nan, 1, 1],
+        "accuracy_left_out": [nan, 0, nan, nan],
+        "unfamiliar_rate": [0, 0, 1, 1],
+    }
+    assert scores.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(scores[name], values, name)
+    strict = case_decisions(probabilities, np.array([1, 1, 2, 0]), CLASSES, positive=CLASSES[1:2], threshold=0.4)
+    assert strict.keys() == {"sensitivity", "specificity"}
+    np.testing.assert_array_equal(strict["sensitivity"], [1, 0, nan, nan])
+    assert case_decisions(probabilities, np.array([1, 1, 2, 0]), CLASSES) == {}
+
+
+def test_means_of_case_decisions_are_the_scores():
+    probabilities, true = random_cases()
+    point = choose_operating_point(probabilities, true, CLASSES, ("mel",), 0.8)
+    scores = case_decisions(
+        probabilities, true, CLASSES, positive=("mel",), threshold=point.threshold, abstain_below=0.5
+    )
+    means = {name: np.nanmean(values) for name, values in scores.items()}
+    counted = decision_scores(probabilities, true, CLASSES, point)
+    assert {name: means[name] for name in ("sensitivity", "specificity")} == pytest.approx(
+        {name: counted[name].value for name in ("sensitivity", "specificity")}
+    )
+    selected = selective_scores(probabilities, true, 0.5)
+    assert {name: means[name] for name in selected} == pytest.approx(selected)

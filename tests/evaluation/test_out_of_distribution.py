@@ -18,7 +18,8 @@ def clusters(cases=30, features=5, seed=0):
 def test_distances_by_hand():
     """One feature, variance 4 around both means: nothing to shrink."""
     model = fit_mahalanobis(np.array([[0.0], [4], [10], [14]]), np.array([0, 0, 1, 1]))
-    assert model.means.tolist() == [[2], [12]] and model.inverse_factor.tolist() == [[0.5]]
+    assert model.means.tolist() == [[2], [12]] and np.abs(model.directions).tolist() == [[1]]
+    assert model.variances.tolist() == [4]
     assert model.distance([[2], [5], [7], [12], [20]]).tolist() == [0, 1.5, 2.5, 0, 4]
 
 
@@ -33,9 +34,38 @@ def test_distances_agree_with_scipy(features):
     others = np.random.default_rng(1).normal(size=(8, features)) * 3
     expected = [min(mahalanobis(row, mean, np.linalg.inv(covariance)) for mean in means) for row in others]
     np.testing.assert_allclose(model.distance(others), expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        model.inverse_factor.T @ model.inverse_factor, np.linalg.inv(covariance), rtol=1e-5, atol=1e-9
-    )
+    np.testing.assert_allclose(covariance_of(model), covariance, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_rank_makes_the_small_variances_one(rank):
+    """Against SciPy with the covariance of probabilistic principal components written out."""
+    values, labels = clusters()
+    model, means = fit_mahalanobis(values, labels, rank), fit_mahalanobis(values, labels).means
+    covariance, _ = ledoit_wolf(values - means[labels], assume_centered=True)
+    left, variances, _ = np.linalg.svd(covariance)
+    rest = variances[rank:].mean()
+    kept = left[:, :rank] @ np.diag(variances[:rank] - rest) @ left[:, :rank].T + rest * np.eye(5)
+    np.testing.assert_allclose(covariance_of(model), kept, rtol=1e-8, atol=1e-8)
+    assert np.trace(kept) == pytest.approx(np.trace(covariance))
+    others = np.random.default_rng(1).normal(size=(8, 5)) * 3
+    expected = [min(mahalanobis(row, mean, np.linalg.inv(kept)) for mean in means) for row in others]
+    np.testing.assert_allclose(model.distance(others), expected, rtol=1e-8)
+    assert np.abs(model.distance(others) - fit_mahalanobis(values, labels).distance(others)).max() > 0.01
+
+
+def test_a_rank_of_all_features_is_exact():
+    values, labels = clusters()
+    others = np.random.default_rng(1).normal(size=(8, 5)) * 3
+    exact = fit_mahalanobis(values, labels).distance(others)
+    for rank in (5, 64):
+        np.testing.assert_allclose(fit_mahalanobis(values, labels, rank).distance(others), exact)
+
+
+def covariance_of(model):
+    """The covariance that a fit stands for."""
+    across = np.eye(model.means.shape[1]) - model.directions.T @ model.directions
+    return model.directions.T @ np.diag(model.variances) @ model.directions + model.rest * across
 
 
 def test_the_shrinkage_is_ledoit_and_wolfs():
@@ -46,10 +76,8 @@ def test_the_shrinkage_is_ledoit_and_wolfs():
     target = np.trace(empirical) / 5 * np.eye(5)
     spread = np.mean([np.sum((np.outer(row, row) - empirical) ** 2) for row in centred]) / len(centred)
     share = min(1, spread / np.sum((empirical - target) ** 2))
-    factor = fit_mahalanobis(values, labels).inverse_factor
-    np.testing.assert_allclose(
-        np.linalg.inv(factor.T @ factor), (1 - share) * empirical + share * target, rtol=1e-8, atol=1e-8
-    )
+    model = fit_mahalanobis(values, labels)
+    np.testing.assert_allclose(covariance_of(model), (1 - share) * empirical + share * target, rtol=1e-8, atol=1e-8)
 
 
 def test_a_feature_that_never_moves_is_no_obstacle():
@@ -103,6 +131,8 @@ def test_misuse():
         fit_mahalanobis(values, labels[1:])
     with pytest.raises(ValueError, match="`features` must vary within the classes: .* 3 cases of 3 classes"):
         fit_mahalanobis(values[:3], labels[:3])
+    with pytest.raises(ValueError, match="`rank` must be at least 1, received 0"):
+        fit_mahalanobis(values, labels, 0)
     with pytest.raises(ValueError, match=r"`features` must be \(N, 5\), received \(2, 4\)"):
         fit_mahalanobis(values, labels).distance(np.zeros((2, 4)))
     with pytest.raises(ValueError, match="`logits`"):

@@ -8,6 +8,7 @@ from tfseg.data.cases import MaskClasses
 from tfseg.export.mobile import export_litert
 from tfseg.export.serving import export_saved_model
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
+from tfseg.layers.unfamiliarity import Unfamiliarity
 
 SIZE = 16
 CLASSES = ("aphthous", "neoplastic", "traumatic")
@@ -39,7 +40,7 @@ class TinyExplained(keras.layers.Layer):
 def make_classifier():
     """Builds a masked classifier with saliency: everything that an inference graph can have, in a few weights."""
 
-    def build(resize="stretch", abstain_below=0.5):
+    def build(resize="stretch", abstain_below=0.5, decides=False):
         keras.utils.set_random_seed(7)
         image = keras.Input((SIZE, SIZE, 3), name="image")
         logits = keras.layers.Conv2D(1, 3, padding="same")(keras.layers.Rescaling(2.0, -1.0)(image))
@@ -47,8 +48,13 @@ def make_classifier():
         features = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image * mask)
         explained = TinyExplained()(features)
         # A cold temperature makes the tiny model's differences between images visible.
-        probabilities = ClassProbabilities(CLASSES, 0.01, abstain_below, resize)(explained["logits"])
+        point = {"positive": CLASSES[1:], "threshold": 0.75} if decides else {}
+        probabilities = ClassProbabilities(CLASSES, 0.01, abstain_below, resize, **point)(explained["logits"])
         outputs = {"probabilities": probabilities, "mask": mask, "saliency": explained["saliency"]}
+        if decides:
+            layer = Unfamiliarity(3, 2)
+            outputs["unfamiliarity"] = layer(features)
+            layer.fit(np.linspace(0.0, 0.5, 24).reshape(3, 8), np.eye(2, 8), [0.04, 0.02], 0.01, threshold=2.0)
         return keras.Model(image, outputs)
 
     return build

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tfseg import cli
 from tfseg.commands.explain import Method
+from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import to_model_input
 from tfseg.errors import DataError, UserError
 from tfseg.evaluation.gradient_free import GRADIENT_FREE, ablation_cam
@@ -18,6 +19,7 @@ from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.backbones import build_backbone
 from tfseg.models.classifier import build_classifier, inference_graph, segmentation_graph
 from tfseg.models.cut import cut
+from tfseg.models.fusion import BranchActivationMaps, build_fusion, class_map, fusion_graph
 from tfseg.models.unet import unet
 
 SIDE = 32
@@ -195,3 +197,37 @@ def test_a_decision_needs_no_segmenter_that_hides_nothing(classifier, segmenter,
         found = deciding.predict(images)
         assert set(found) == {"probabilities"} and deciding.info.classes == CLASSES
         np.testing.assert_allclose(found["probabilities"], predictor.predict(images)["probabilities"], atol=1e-6)
+
+
+class TestTwoBranches:
+    @pytest.fixture(scope="class")
+    def fusion(self, segmenter):
+        keras.utils.set_random_seed(5)
+        networks = [build_backbone("small_cnn", (side, side, 3)) for side in (SIDE, 24)]
+        return build_fusion(*networks, 3, "gap", units=8)
+
+    @pytest.fixture(scope="class")
+    def graph(self, fusion, segmenter, tmp_path_factory):
+        path = tmp_path_factory.mktemp("fusion") / "model.keras"
+        fusion_graph(fusion, CLASSES, "fusion_gap", segmenter).save(path)
+        return keras.saving.load_model(path)
+
+    @pytest.mark.parametrize("target", ["predicted", "malignant"])
+    def test_both_maps_by_another_method_of_another_class(self, fusion, segmenter, graph, images, target):
+        found = Explainer(graph, "layer_cam", target).predict(images)
+        classes = class_map(segmenter(to_model_input(images)), MaskClasses(), (24, 24))
+        maps = fusion.feature_maps(to_model_input(images), classes, training=False)
+        chosen = target if target == "predicted" else CLASSES.index(target)
+        expected = BranchActivationMaps(fusion.head, (SIDE, SIDE), "layer_cam", chosen)(maps)
+        for name in ("saliency", "saliency_mask"):
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+        own = graph(to_model_input(images))
+        np.testing.assert_allclose(found["probabilities"], own["probabilities"], atol=1e-5)
+        assert np.abs(found["saliency"] - own["saliency"]).max() > 0.01
+
+    def test_what_two_branches_can_not_have(self, graph):
+        for options in ({"layer": "stage3_relu"}, {"method": "score_cam"}):
+            with pytest.raises(UserError, match="the model has two branches"):
+                Explainer(graph, **options)
+        with pytest.raises(UserError, match="the model has two branches"):
+            shuffled_maps(graph, np.zeros((1, SIDE, SIDE, 3), np.uint8))

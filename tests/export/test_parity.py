@@ -7,7 +7,9 @@ import pytest
 from tfseg.errors import ExportError
 from tfseg.export.mobile import export_litert
 from tfseg.export.parity import check_parity
-from tfseg.export.serving import export_saved_model
+from tfseg.export.predictor import load_predictor
+from tfseg.export.serving import export_saved_model, read_model_card
+from tfseg.layers.outputs import model_info
 
 
 def weight(model, layer_type):
@@ -73,6 +75,56 @@ def test_a_saliency_that_differs_is_reported_and_let_pass(images, tmp_path, expo
     report = check_parity(model, images, litert=tmp_path / "model.tflite")
     assert report["passed"] and report["litert"]["saliency_within_tolerance"] is False
     assert report["litert"]["max_difference"]["saliency"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def deciding(make_classifier, tmp_path_factory):
+    """A model with an operating point and an unfamiliarity, in the three formats."""
+    model, folder = make_classifier(decides=True), tmp_path_factory.mktemp("deciding")
+    export_saved_model(model, folder / "deciding" / "1")
+    export_litert(model, folder / "model.tflite")
+    return model, folder / "deciding" / "1", folder / "model.tflite"
+
+
+def test_unfamiliarity_goes_with_the_model(deciding, images):
+    model, saved_model, litert = deciding
+    report = check_parity(model, images, saved_model, litert)
+    for kind in ("saved_model", "saved_model_bytes", "litert"):
+        assert report[kind]["max_difference"]["unfamiliarity"] < 1e-4
+    for path in (saved_model, litert):
+        predictor = load_predictor(path)
+        assert predictor.info == model_info(model)
+        assert predictor.info.positive == ("neoplastic", "traumatic") and predictor.info.threshold == 0.75
+        found = predictor.predict(images)["unfamiliarity"]
+        assert found.shape == (6,) and found.std() > 0.02
+    card = read_model_card(saved_model)
+    assert "neoplastic and traumatic that sum to 0.75 or more" in card["positive_case"]
+    assert "above 1" in card["unfamiliar"] and card["temperature"] == 0.01
+
+
+def test_unfamiliarity_is_compared_relatively(deciding, images, tmp_path):
+    model = deciding[0]
+
+    def exported(factor):
+        scaled = keras.layers.Rescaling(factor)(model.output["unfamiliarity"])
+        path = tmp_path / f"{factor}.tflite"
+        export_litert(keras.Model(model.input, {**model.output, "unfamiliarity": scaled}), path)
+        return path
+
+    report = check_parity(model, images, litert=exported(1.0005))
+    assert report["litert"]["max_difference"]["unfamiliarity"] == pytest.approx(0.0005, abs=5e-5)
+    with pytest.raises(ExportError, match="litert: unfamiliarity differs by 0.00.*, more than 0.001"):
+        check_parity(model, images, litert=exported(1.002))
+
+
+def test_the_map_of_a_second_branch_is_a_saliency_too(exported, images, tmp_path):
+    model = exported[0]
+    both = keras.Model(model.input, {**model.output, "saliency_mask": model.output["saliency"]})
+    halved = keras.layers.Rescaling(0.5)(model.output["saliency"])
+    export_litert(keras.Model(model.input, {**model.output, "saliency_mask": halved}), tmp_path / "model.tflite")
+    report = check_parity(both, images, litert=tmp_path / "model.tflite")
+    assert report["passed"] and report["litert"]["saliency_within_tolerance"] is False
+    assert report["litert"]["max_difference"]["saliency"] < 1e-5
 
 
 def test_a_missing_output_is_refused(exported, images, tmp_path):

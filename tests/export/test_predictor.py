@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tfseg.commands.models import Predict
 from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import resize_image, restore_map, to_model_input
 from tfseg.errors import DataError, RunError, UserError
 from tfseg.evaluation.classification import read_predictions
+from tfseg.export import predictions
 from tfseg.export.mobile import export_litert
 from tfseg.export.overlays import draw_overlay
 from tfseg.export.predictions import find_images, predict_folder
-from tfseg.export.predictor import load_predictor
+from tfseg.export.predictor import KerasPredictor, load_predictor
 from tfseg.export.serving import export_saved_model
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities, model_info
+from tfseg.layers.unfamiliarity import Unfamiliarity
 from tfseg.losses.segmentation import build_loss
 from tfseg.metrics.segmentation import LesionIoU
 
@@ -230,6 +233,39 @@ def test_not_sure_is_marked_and_keeps_its_class(make_classifier, folder, tmp_pat
     summary = predict_folder(tmp_path / "unsure.keras", [folder], tmp_path / "out")
     table = read_predictions(tmp_path / "out" / "predictions.csv")
     assert summary["abstained"] == 3 and table["abstained"].all() and table["predicted"].notna().all()
+
+
+def test_what_a_model_decides_stands_in_the_table(make_classifier, folder, tmp_path, monkeypatch, capsys):
+    model, captions = make_classifier(abstain_below=0.9, decides=True), []
+    first = [
+        found["unfamiliarity"] for _, found, _ in KerasPredictor(model).predict_files(find_images([folder]).values())
+    ]
+    layer = next(layer for layer in model.layers if isinstance(layer, Unfamiliarity))
+    layer.threshold.assign(layer.threshold * np.mean(np.sort(first)[:2]))
+    model.save(tmp_path / "deciding.keras")
+    draw = predictions.draw_overlay
+    monkeypatch.setattr(predictions, "draw_overlay", lambda *given: captions.append(given[-1]) or draw(*given))
+    summary = predict_folder(tmp_path / "deciding.keras", [folder], tmp_path / "out")
+    header = (tmp_path / "out" / "predictions.csv").read_text().splitlines()[0]
+    assert header.startswith("id,image,true,predicted,confidence,abstained,positive,unfamiliarity,unfamiliar,prob_")
+    table = read_predictions(tmp_path / "out" / "predictions.csv").set_index("id")
+    unfamiliarity = table["unfamiliarity"].astype(float)
+    files, predictor = find_images([folder]), load_predictor(tmp_path / "deciding.keras")
+    for name in table.index:
+        ((_, alone, _),) = predictor.predict_files([files[name]])
+        outputs = {key: value[None] for key, value in alone.items()}
+        assert unfamiliarity[name] == pytest.approx(outputs["unfamiliarity"][0], rel=1e-5)
+        assert table["positive"][name] == str(int(outputs["probabilities"][0, 1:].sum() >= 0.75))
+        assert table["unfamiliar"][name] == str(int(outputs["unfamiliarity"][0] > 1))
+    assert summary["unfamiliar"] == 2 == (unfamiliarity > 1).sum() and summary["abstained"] == table["abstained"].sum()
+    for name, caption in zip(table.index, captions, strict=True):
+        assert ("unfamiliar" in caption) == (unfamiliarity[name] > 1)
+        assert ("not sure" in caption) == table["abstained"][name]
+    assert Predict(str(tmp_path / "deciding.keras"), (str(folder),), str(tmp_path / "out")).run() == 0
+    said = capsys.readouterr().out
+    doubts = [f"; {summary['abstained']} not sure"] if summary["abstained"] else []
+    doubts += [f"; {summary['unfamiliar']} unfamiliar"] if summary["unfamiliar"] else []
+    assert doubts and f"{''.join(doubts)}); written to" in said
 
 
 def test_masks_undo_the_padding(make_segmenter, folder, tmp_path):

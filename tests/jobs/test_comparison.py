@@ -54,6 +54,7 @@ SEGMENTATION = {
     "hausdorff95",
     "surface_distance",
 }
+DECISIONS = {"temperature", "ece_uncalibrated", "brier_uncalibrated", "unfamiliar_rate"}
 COST = {"epochs", "best_epoch", "train_seconds", "seconds_per_epoch", "peak_memory_mb", "parameters", "latency_ms"}
 TIMES = {"train_seconds", "seconds_per_epoch", "latency_ms", "peak_memory_mb"}
 
@@ -115,7 +116,7 @@ class TestRunFolder:
             *(f"models/{row}/model.keras" for row in ("plain", "soft_mask")),
             *(f"predictions/{row}.csv" for row in ("plain", "soft_mask")),
             *(f"figures/{name}.png" for name in ("curves", "comparison", "saliency", "segmentation")),
-            *(f"figures/confusion_{row}.png" for row in ("plain", "soft_mask")),
+            *(f"figures/{kind}_{row}.png" for kind in ("confusion", "reliability") for row in ("plain", "soft_mask")),
         }
         assert expected <= present
         assert not [name for name in present if "/." in f"/{name}"], "temporary files are left"
@@ -139,7 +140,8 @@ class TestRunFolder:
         assert 1 < metrics["seconds"] < 600
         assert [row["name"] for row in metrics["rows"]] == ["segmenter", "plain", "soft_mask"]
         for row in metrics["rows"]:
-            expected = SEGMENTATION if row["name"] == "segmenter" else CLASSIFICATION | LOCALISATION | RELIANCE
+            expected = CLASSIFICATION | LOCALISATION | RELIANCE | DECISIONS
+            expected = SEGMENTATION if row["name"] == "segmenter" else expected
             assert row["metrics"].keys() == expected | COST
             for name, summary in row["metrics"].items():
                 assert len(summary["values"]) == 1 and summary["mean"] == summary["values"][0], name
@@ -211,7 +213,7 @@ class TestPredictions:
         run = finished[0]
         table = predictions(run, row)
         assert list(table.columns) == [
-            *("id", "image", "group", "true", "predicted", "confidence", "abstained"),
+            *("id", "image", "group", "true", "predicted", "confidence", "abstained", "unfamiliarity", "unfamiliar"),
             *("prob_benign", "prob_malignant"),
         ]
         probabilities = table[["prob_benign", "prob_malignant"]].to_numpy()
@@ -380,7 +382,7 @@ class TestVariants:
         lines = []
         run = run_comparison(tiny(copied, approaches=("plain",)), tmp_path / "run", say=lines.append)
         assert list(rows(run)) == ["plain"]
-        assert rows(run)["plain"]["metrics"].keys() == CLASSIFICATION | COST
+        assert rows(run)["plain"]["metrics"].keys() == CLASSIFICATION | DECISIONS | COST
         assert not run.path("models", "segmenter.keras").exists()
         assert any("no_mask" in line for line in lines) and any("no_label" in line for line in lines)
         split = read_json(run.path("splits.json"))[0]

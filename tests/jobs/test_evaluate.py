@@ -208,13 +208,13 @@ class TestExplanations:
         assert any("likeness of 4 maps to those of shuffled weights" in note for note in row["notes"])
 
     def test_at_most_so_many_maps(self, finished, phantoms, tmp_path, monkeypatch):
-        from tfseg.jobs import evaluate
+        from tfseg.jobs import scored_rows
 
         sizes = []
-        monkeypatch.setattr(evaluate, "SANITY_CASES", 5)
-        shuffled_maps = evaluate.shuffled_maps
+        monkeypatch.setattr(scored_rows, "SANITY_CASES", 5)
+        shuffled_maps = scored_rows.shuffled_maps
         monkeypatch.setattr(
-            evaluate,
+            scored_rows,
             "shuffled_maps",
             lambda graph, images, head: sizes.append(len(images)) or shuffled_maps(graph, images, head),
         )

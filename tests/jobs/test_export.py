@@ -67,7 +67,7 @@ class TestFiles:
         assert report["images"] == len(split["test"]) + len(split["val"])
         for kind in ("saved_model", "saved_model_bytes", "litert"):
             difference = report[kind]["max_difference"]
-            assert set(difference) == {"probabilities", "mask", "saliency"}
+            assert set(difference) == {"probabilities", "mask", "saliency", "unfamiliarity"}
             assert difference["probabilities"] <= 1e-4 and difference["mask"] <= 1e-4
             assert report[kind]["argmax_agreement"] == 1.0
 

@@ -39,4 +39,6 @@ def test_a_graph_that_is_given_its_masks_gets_each_with_its_image():
     maps = np.zeros((5, 4, 4), np.uint8)
     for number in range(5):
         maps[number].flat[:number] = 255
-    np.testing.assert_allclose(predict_pixels(graph, images, maps, batch_size=2)["seen"], 3.0 * np.arange(5), atol=1e-5)
+    np.testing.assert_allclose(
+        predict_pixels(graph, images, {"lesion": maps}, batch_size=2)["seen"], 3.0 * np.arange(5), atol=1e-5
+    )

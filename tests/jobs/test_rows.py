@@ -142,7 +142,9 @@ class TestRun:
         cell = read_json(run.path("cells", "oracle-fold0.json"))
         moved = np.array(cell["per_case"]["background_total_variation"], float)
         assert np.nanmax(moved) < 1e-5
-        assert np.nanmax(np.array(cell["per_case"]["lesion_total_variation"], float)) > 1e-4
+        # A temperature makes what this hardly trained model says of different images more alike.
+        lesion = np.nanmax(np.array(cell["per_case"]["lesion_total_variation"], float))
+        assert lesion > 1e-5 and lesion > 10 * np.nanmax(moved)
 
     def test_it_is_resumed_with_the_same_rows_only(self, finished_rows, black):
         run, config = finished_rows

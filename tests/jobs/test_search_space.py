@@ -99,6 +99,7 @@ def test_wrong_words(word, message):
         (PLAIN, ["cross_entropy_share"], {}, "no effect on plain"),
         (PLAIN, ["segmenter_width"], {}, "--part segmenter"),
         (PLAIN, ["segmenter_flips=none,both"], {"part": "segmenter"}, "judged by its training"),
+        (PLAIN, ["abstain_share=0,0.1"], {}, "judged by its training"),
         (PLAIN, ["dropout"], {"part": "segmenter"}, "no effect on the segmenter"),
         (PLAIN, ["dropout"], {"objective": "val_iou"}, "one of val_balanced_accuracy"),
         (PLAIN, ["momentum"], {"part": "segmenter", "objective": "val_accuracy"}, "one of val_iou"),

@@ -58,15 +58,41 @@ def test_a_keras_file_is_enough(tmp_path):
     image = keras.Input((8, 8, 3), name="image")
     mask = MaskProbabilities(CELL, resize="pad")(keras.layers.Conv2D(3, 1)(image))
     logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(mask))
-    layer = ClassProbabilities(["benign", "malignant"], temperature=1.5, abstain_below=0.7, resize="pad")
+    layer = ClassProbabilities(
+        ["benign", "malignant"], 1.5, abstain_below=0.7, resize="pad", positive=["malignant"], threshold=0.25
+    )
     model = keras.Model(image, {"probabilities": layer(logits), "mask": mask})
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    expected = ModelInfo(("benign", "malignant"), 8, "pad", CELL, 0.7, ("probabilities", "mask"))
+    expected = ModelInfo(
+        ("benign", "malignant"), 8, "pad", CELL, 0.7, ("probabilities", "mask"), ("malignant",), 0.25, 1.5
+    )
     assert model_info(model) == model_info(loaded) == expected
     assert ModelInfo.from_json(expected.to_json()) == expected
     images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
     np.testing.assert_array_equal(model(images)["probabilities"], loaded(images)["probabilities"])
+
+
+def test_a_model_that_decides_anew(tmp_path):
+    model = classifier(temperature=3.0, abstain_below=0.5)
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    before = np.asarray(model(images)["probabilities"])
+    model.layers[-1].decide(0.5, positive=("b", "c"), threshold=0.125)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = ModelInfo(("a", "b", "c"), 8, "stretch", None, 0.0, ("probabilities",), ("b", "c"), 0.125, 0.5)
+    assert model_info(loaded) == model_info(model) == expected
+    scaled = before**6 / (before**6).sum(1, keepdims=True)
+    np.testing.assert_allclose(loaded(images)["probabilities"], scaled, rtol=1e-4)
+    with pytest.raises(ValueError, match="`temperature`"):
+        model.layers[-1].decide(0.0)
+
+
+def test_info_of_older_cards():
+    card = ModelInfo(("a", "b"), 8, "pad", None, 0.7, ("probabilities",)).to_json()
+    for name in ("positive", "threshold", "temperature"):
+        del card[name]
+    assert ModelInfo.from_json(card) == ModelInfo(("a", "b"), 8, "pad", None, 0.7, ("probabilities",))
 
 
 def test_info_of_parts():
@@ -121,6 +147,12 @@ def test_layers_that_disagree_and_inputs_without_a_size_are_refused():
         ({"temperature": float("nan")}, "`temperature`"),
         ({"abstain_below": 1.5}, "`abstain_below`"),
         ({"resize": "crop"}, "`resize`"),
+        ({"positive": ["c"], "threshold": 0.5}, r"`positive` must be some of \['a', 'b'\] and not all"),
+        ({"positive": ["a", "b"], "threshold": 0.5}, "and not all"),
+        ({"positive": "a", "threshold": 0.5}, "`positive` must be some of"),
+        ({"positive": ["a"]}, "`positive` and `threshold` go together"),
+        ({"threshold": 0.5}, "`positive` and `threshold` go together"),
+        ({"positive": ["a"], "threshold": 1.5}, "`threshold` must lie in"),
     ],
 )
 def test_arguments_are_checked(options, message):

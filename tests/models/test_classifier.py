@@ -48,8 +48,9 @@ def pictures(count=4, seed=2):
     return np.random.default_rng(seed).uniform(size=(count, SIDE, SIDE, 3)).astype(np.float32)
 
 
-SERVED = [name for name, approach in APPROACHES.items() if not approach.mask_given]
-GIVEN = [name for name, approach in APPROACHES.items() if approach.mask_given]
+ONE_BRANCH = {name: approach for name, approach in APPROACHES.items() if not approach.fusion}
+SERVED = [name for name, approach in ONE_BRANCH.items() if not approach.mask_given]
+GIVEN = [name for name, approach in ONE_BRANCH.items() if approach.mask_given]
 
 
 @pytest.mark.parametrize("approach", SERVED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -17,12 +19,15 @@ from tfseg.layers.outputs import model_info
 from tfseg.models.backbones import build_backbone, convolution_block, freeze_first
 from tfseg.models.classifier import build_classifier
 from tfseg.models.fusion import (
+    MASK_INPUTS,
     POOLINGS,
     BranchActivationMaps,
     ClassMap,
     OnGrid,
     build_fusion,
     build_fusion_head,
+    class_map,
+    class_map_graph,
     fusion_graph,
     head_parameters,
 )
@@ -39,8 +44,8 @@ def pictures(count=2, seed=0):
     return whole.astype(np.float32) / 255.0, whole
 
 
-def class_maps(count=2, seed=1):
-    values = np.random.default_rng(seed).uniform(size=(count, SIDE, SIDE, 3)).astype(np.float32)
+def class_maps(count=2, seed=1, side=MASK_SIDE):
+    values = np.random.default_rng(seed).uniform(size=(count, side, side, 3)).astype(np.float32)
     return values / values.sum(-1, keepdims=True)
 
 
@@ -175,7 +180,7 @@ def test_what_cannot_be_built(segmenter):
     with pytest.raises(ConfigError, match="`mask_input` must be one of softmax, argmax, received 'hard'"):
         ClassMap("hard")
     with pytest.raises(ConfigError, match="`mask_input` must be one of"):
-        made("gap").logits_model("hard")
+        build_fusion(branch(SIDE, 8), branch(SIDE, 5), 3, mask_input="hard")
     with pytest.raises(ConfigError, match="`pooling` must be one of flatten, gap, gate, received 'mean'"):
         build_fusion_head((2, 2, 3), (2, 2, 3), 2, "mean")
     with pytest.raises(ConfigError, match="gate needs `units`, received None"):
@@ -183,7 +188,9 @@ def test_what_cannot_be_built(segmenter):
     with pytest.raises(ConfigError, match="at least two classes, received 1"):
         build_fusion_head((2, 2, 3), (2, 2, 3), 1)
     with pytest.raises(ValueError, match="mask classes"):
-        fusion_graph(made("gap"), CLASSES, segmenter, MaskClasses())
+        fusion_graph(made("gap"), CLASSES, "fusion_gap", segmenter, MaskClasses())
+    with pytest.raises(ConfigError, match="approach fusion_gate needs a segmenter"):
+        fusion_graph(made("gate"), CLASSES, "fusion_gate")
 
 
 def test_the_branches_are_the_networks_that_were_given():
@@ -240,22 +247,46 @@ def test_without_the_masks_branch_it_is_the_classical_classifier():
     assert_close(logits, classical.logits_model()({"image": images}, training=False))
 
 
-@pytest.mark.parametrize(("mask_input", "method"), [("softmax", "bilinear"), ("argmax", "nearest")])
+@pytest.mark.parametrize("mask_input", MASK_INPUTS)
 @pytest.mark.parametrize("side", [SIDE, MASK_SIDE, 24])
-def test_the_masks_branch_has_a_size_of_its_own(side, mask_input, method):
-    fusion, images = made("flatten", side), pictures()[0]
-    classes = np.asarray(ClassMap(mask_input)(class_maps()))
-    resized = tf.image.resize(classes, (side, side), method)
-    if mask_input == "argmax":
-        assert set(np.unique(resized)) == {0.0, 1.0}
-    maps = [fusion.image_features(images, training=False), fusion.mask_features(resized, training=False)]
-    logits = fusion.logits_model(mask_input)({"image": images, "classes": classes}, training=False)
+def test_the_masks_branch_has_a_size_of_its_own(side, mask_input):
+    fusion, images = replace(made("flatten", side), mask_input=mask_input), pictures()[0]
+    classes = class_maps(side=side)
+    seen = np.eye(3, dtype=np.float32)[classes.argmax(-1)] if mask_input == "argmax" else classes
+    maps = [fusion.image_features(images, training=False), fusion.mask_features(seen, training=False)]
+    logits = fusion.logits_model()({"image": images, "classes": classes}, training=False)
     assert_close(logits, fusion.head(maps, training=False))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [SIDE, 24])
+def test_the_class_map_is_made_of_resized_logits(channels, side):
+    generator = np.random.default_rng(5)
+    logits = generator.normal(size=(2, SIDE, SIDE, channels)).astype(np.float32)
+    names = MaskClasses() if channels == 1 else CELL
+    found = np.asarray(class_map(logits, names, (side, side)))
+    resized = np.asarray(tf.image.resize(logits, (side, side)))
+    if channels == 1:
+        lesion = 1.0 / (1.0 + np.exp(-resized[..., 0]))
+        expected = np.stack([1.0 - lesion, lesion, np.zeros_like(lesion)], -1)
+    else:
+        expected = np.exp(resized) / np.exp(resized).sum(-1, keepdims=True)
+    assert_close(found, expected)
+
+
+def test_the_segmenters_class_maps_as_a_graph(fusion, segmenter):
+    """What is computed once per case is what the whole graph computes on its way."""
+    images = pictures()[0]
+    classes = class_map_graph(segmenter, CELL, (MASK_SIDE, MASK_SIDE))(images)["classes"]
+    logits = fusion.logits_model()({"image": images, "classes": np.asarray(classes)}, training=False)
+    outputs = fusion_graph(fusion, CLASSES, "fusion_gap", segmenter, CELL)(images)
+    assert_close(outputs["probabilities"], keras.ops.softmax(logits))
 
 
 @pytest.mark.parametrize("mask_input", ["softmax", "argmax"])
 def test_the_graph_predicts_what_was_trained(fusion, segmenter, mask_input):
-    graph, images = fusion_graph(fusion, CLASSES, segmenter, CELL, mask_input, resize="pad"), pictures()[0]
+    fusion, images = replace(fusion, mask_input=mask_input), pictures()[0]
+    graph = fusion_graph(fusion, CLASSES, "fusion_gap", segmenter, CELL, resize="pad")
     outputs = graph(images)
     assert {name: tuple(value.shape) for name, value in outputs.items()} == {
         "mask": (2, SIDE, SIDE, 3),
@@ -264,10 +295,11 @@ def test_the_graph_predicts_what_was_trained(fusion, segmenter, mask_input):
         "saliency_mask": (2, SIDE, SIDE, 1),
     }
     assert_close(outputs["mask"], keras.ops.softmax(segmenter(images, training=False)))
-    classes = np.asarray(outputs["mask"])
+    seen = tf.nn.softmax(tf.image.resize(segmenter(images, training=False), (MASK_SIDE, MASK_SIDE)))
     if mask_input == "argmax":
-        classes = np.eye(3, dtype=np.float32)[classes.argmax(-1)]
-    logits = fusion.logits_model(mask_input)({"image": images, "classes": classes}, training=False)
+        seen = np.eye(3, dtype=np.float32)[np.asarray(seen).argmax(-1)]
+    maps = [fusion.image_features(images, training=False), fusion.mask_features(seen, training=False)]
+    logits = fusion.head(maps, training=False)
     assert_close(outputs["probabilities"], keras.ops.softmax(logits))
     info = model_info(graph)
     assert (info.classes, info.image_size, info.resize, info.mask_classes) == (CLASSES, SIDE, "pad", CELL)
@@ -316,11 +348,23 @@ def plain_maps(pooling, head, maps, method):
     return logits, *drawn
 
 
+@pytest.mark.parametrize("approach", ["fusion_oracle", "fusion_zeroed"])
+def test_a_mask_that_is_given_is_an_input(fusion, segmenter, approach):
+    images, classes = pictures()[0], class_maps()
+    graph = fusion_graph(fusion, CLASSES, approach)
+    outputs = graph({"image": images, "classes": classes})
+    assert set(outputs) == {"probabilities", "saliency", "saliency_mask"} and graph.name == approach
+    logits = fusion.logits_model()({"image": images, "classes": classes}, training=False)
+    assert_close(outputs["probabilities"], keras.ops.softmax(logits))
+    with pytest.raises(ValueError, match="takes a mask with every image"):
+        model_info(graph)
+
+
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
 def test_both_maps_are_those_of_a_tape_over_plain_operations(pooling, fusion, segmenter, method):
     images = pictures()[0]
-    outputs = fusion_graph(fusion, CLASSES, segmenter, CELL, saliency=method)(images)
-    classes = tf.image.resize(outputs["mask"], (MASK_SIDE, MASK_SIDE))
+    outputs = fusion_graph(fusion, CLASSES, "fusion_gap", segmenter, CELL, saliency=method)(images)
+    classes = tf.nn.softmax(tf.image.resize(segmenter(images, training=False), (MASK_SIDE, MASK_SIDE)))
     maps = [fusion.image_features(images, training=False), fusion.mask_features(classes, training=False)]
     logits, image, mask = plain_maps(pooling, fusion.head, maps, method)
     assert_close(outputs["probabilities"], tf.nn.softmax(logits))
@@ -358,11 +402,14 @@ def test_a_trainable_segmenter_learns_through_probabilities_and_not_through_clas
         return tape.gradient(value, variables)
 
     def plain():
-        classes = tf.image.resize(tf.nn.softmax(segmenter(images)), (MASK_SIDE, MASK_SIDE))
+        classes = tf.nn.softmax(tf.image.resize(segmenter(images), (MASK_SIDE, MASK_SIDE)))
         maps = [fusion.image_features(images, training=False), fusion.mask_features(classes, training=False)]
         return tf.nn.softmax(plain_logits(pooling, fusion.head, *maps))
 
-    soft, hard = (fusion_graph(fusion, CLASSES, segmenter, CELL, kind) for kind in ("softmax", "argmax"))
+    soft, hard = (
+        fusion_graph(replace(fusion, mask_input=kind), CLASSES, "fusion_gap", segmenter, CELL)
+        for kind in ("softmax", "argmax")
+    )
     found = derivatives(lambda: soft(images)["probabilities"])
     assert_close(found, derivatives(plain), 1e-4)
     assert min(np.abs(gradient).max() for gradient in found) > 1e-5
@@ -374,7 +421,8 @@ def test_a_trainable_segmenter_learns_through_probabilities_and_not_through_clas
     [("flatten", MASK_SIDE, "softmax"), ("gap", SIDE, "softmax"), ("gate", MASK_SIDE, "argmax")],
 )
 def test_the_graph_is_saved_served_and_runs_on_a_phone(pooling, mask_side, mask_input, segmenter, tmp_path):
-    graph = fusion_graph(made(pooling, mask_side), CLASSES, segmenter, CELL, mask_input)
+    fusion = replace(made(pooling, mask_side), mask_input=mask_input)
+    graph = fusion_graph(fusion, CLASSES, f"fusion_{pooling}", segmenter, CELL)
     images, whole = pictures()
     expected = graph(images)
     assert np.ptp(expected["probabilities"], axis=0).max() > 1e-3, "the images are told apart"
@@ -398,7 +446,9 @@ def test_head_and_outputs_are_float32_under_mixed_precision(policy, pooling, fus
     keras.mixed_precision.set_global_policy(policy)
     try:
         half = made(pooling)
-        found = fusion_graph(half, CLASSES, unet((SIDE, SIDE, 3), 3, width=4, depth=1, norm=None), CELL)(pictures()[0])
+        found = fusion_graph(half, CLASSES, "fusion_gap", unet((SIDE, SIDE, 3), 3, width=4, depth=1, norm=None), CELL)(
+            pictures()[0]
+        )
         maps = [np.random.default_rng(5).uniform(size=(2, *shape[1:])) for shape in half.head.input_shape]
         logits = half.head(maps, training=False)
     finally:

@@ -11,7 +11,7 @@ from harness import check_model
 from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError
 from tfseg.models.backbones import BACKBONES
-from tfseg.models.segmenters import SEGMENTERS, build_segmenter, segmenter_options
+from tfseg.models.segmenters import SEGMENTERS, at_scale, build_segmenter, segmenter_options
 
 # Small, on an image whose sides are multiples of nothing.
 SMALL = {
@@ -264,3 +264,16 @@ def test_every_encoder_serves(name, encoder):
 def test_backbones_as_encoders_agree_in_every_way_to_call(name, encoder, tmp_path):
     model = small(name, (75, 90, 3), encoder=encoder)
     check_model(model, pictures(75, 90), tmp_path, tolerance=1e-3)
+
+
+def test_a_segmenter_of_a_smaller_image():
+    """Blocks of equal pixels: averaging changes nothing, and the logits come back between the blocks' middles."""
+    inner = small("unet", (12, 16, 3), 2)
+    whole = at_scale(inner, 3)
+    assert whole.name == "segmenter" and whole.output_shape == (None, 36, 48, 2)
+    blocks = pictures(12, 16)
+    images = blocks.repeat(3, axis=1).repeat(3, axis=2)
+    logits, expected = whole(images, training=False).numpy(), inner(blocks, training=False).numpy()
+    np.testing.assert_allclose(logits[:, 1::3, 1::3], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits[:, 1, 2], (2 * expected[:, 0, 0] + expected[:, 0, 1]) / 3, rtol=1e-4, atol=1e-5)
+    assert at_scale(inner, 1) is inner

@@ -74,7 +74,7 @@ def train(name, sizes):
             model, adapt = CEntIoUModel(classifier, 0.5), for_centiou(weights, MaskClasses())
             model.compile(optimizer, jit_compile=False)
         else:
-            model, adapt = classifier.logits_model(), for_classification(weights, masked=False)
+            model, adapt = classifier.logits_model(), for_classification(weights)
             model.compile(
                 optimizer,
                 keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -132,16 +132,16 @@ def test_epochs_go_on_through_the_endless_batches(tiny_arrays):
 def test_adapters(tiny_arrays):
     arrays = tiny_arrays(6)
     lesion = np.full(arrays.masks.shape, 255, np.uint8)
-    batch = next(iter(make_batches(arrays, np.arange(6), 6, lesion_probability=lesion)))
+    batch = next(iter(make_batches(arrays, np.arange(6), 6, maps={"lesion": lesion})))
     image, mask, pixel_weights = for_segmentation(batch)
     assert image is batch["image"] and mask is batch["mask"] and pixel_weights is batch["valid"]
 
     table = np.array([0.5, 2.0], np.float32)
-    inputs, label, weights = for_classification(table, masked=True)(batch)
+    inputs, label, weights = for_classification(table, "lesion")(batch)
     assert set(inputs) == {"image", "lesion"}
     np.testing.assert_array_equal(label, [0, 1, 0, 1, 0, 1])
     np.testing.assert_array_equal(weights, [0.5, 2.0] * 3)
-    inputs, _, weights = for_classification(None, masked=False)(batch)
+    inputs, _, weights = for_classification(None)(batch)
     assert set(inputs) == {"image"}
     np.testing.assert_array_equal(weights, 1.0)
 

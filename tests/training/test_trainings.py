@@ -234,9 +234,9 @@ def test_what_each_approach_is_given(arrays, monkeypatch):
 
     replace_fit(monkeypatch, record)
     arrays.labels[[0, 2, 9]] = -1
-    maps = np.zeros(arrays.masks.shape, np.uint8)
-    for approach in APPROACHES:
-        train_classifier(CONFIG, approach, arrays, SPLIT, 2, maps)
+    maps = {None: None, "lesion": np.zeros(arrays.masks.shape, np.uint8), "classes": np.zeros_like(arrays.images)}
+    for name, approach in APPROACHES.items():
+        train_classifier(CONFIG, name, arrays, SPLIT, 2, maps[approach.map_input])
     assert set(given) == set(APPROACHES)
     for approach, ((inputs, targets, weights), options) in given.items():
         # Six labelled training cases, batches of four: two steps; two of class 0 and four of class 1.
@@ -245,7 +245,7 @@ def test_what_each_approach_is_given(arrays, monkeypatch):
         assert set(np.unique(labels)) <= {0, 1}
         np.testing.assert_allclose(weights, np.where(np.asarray(labels) == 0, 6 / 4, 6 / 8))
         if approach != "centiou":
-            assert set(inputs) == ({"image"} if approach == "plain" else {"image", "lesion"})
+            assert set(inputs) == {"image", APPROACHES[approach].map_input} - {None}
 
 
 def test_what_is_missing_is_named(arrays):

@@ -50,6 +50,8 @@ class Evaluate:
     sanity: bool = False
     """Tell how alike the saliency maps of up to 32 images stay when the weights are shuffled: a map of what was learnt
     changes. For a run or a .keras file."""
+    unlike: tuple[str, ...] = ()
+    """Datasets of other kinds of images: how well the model's unfamiliarity tells them from the scored ones."""
     allow: tuple[str, ...] = ()
     """Kinds of data errors to go on with."""
 
@@ -71,6 +73,7 @@ class Evaluate:
             postprocessing=self.postprocessing,
             pixel_steps=self.pixel_steps,
             sanity=self.sanity,
+            unlike=self.unlike,
             command=command_line(),
         )
         return 0
@@ -119,7 +122,9 @@ class Predict:
         for problem in summary["problems"]:
             print(f"warning: left out {problem}", file=sys.stderr)
         counts = ", ".join(f"{name} {count}" for name, count in summary["predicted"].items())
-        print(f"{summary['images']} images predicted ({counts}); written to {summary['out']}")
+        doubts = (("abstained", "not sure"), ("unfamiliar", "unfamiliar"))
+        doubts = "".join(f"; {summary[key]} {text}" for key, text in doubts if summary[key])
+        print(f"{summary['images']} images predicted ({counts}{doubts}); written to {summary['out']}")
         return 0
 
 

@@ -126,7 +126,7 @@ def transforms(augmentation: Augmentation, draws, height: int, width: int):
     return tf.stack([a, b, c, d, e, f, zero, zero], axis=1)
 
 
-def warp(augmentation: Augmentation, draws, image, classes, probability=None):
+def warp(augmentation: Augmentation, draws, image, classes, maps=()):
     """Move images and maps together, and change the images' colours.
 
     Values are rounded to whole ones after the interpolation, as if the moved image had been decoded from a file.
@@ -136,10 +136,10 @@ def warp(augmentation: Augmentation, draws, image, classes, probability=None):
         draws: uniform in [0, 1), (B, `DRAWS`).
         image: uint8 (B, H, W, 3), bilinear.
         classes: class indices, uint8 (B, H, W), nearest neighbour.
-        probability: uint8 (B, H, W), 255 = certain, bilinear; or None.
+        maps: further ones of the same scene, uint8 (B, h, w) or (B, h, w, 3), 255 = certain, bilinear; of any size.
 
     Returns:
-        The three: float32 (B, H, W, 3) in [0, 1]; uint8 (B, H, W); float32 (B, H, W, 1) in [0, 1] or None.
+        The three: float32 (B, H, W, 3) in [0, 1]; uint8 (B, H, W); a list of float32 (B, h, w, 1 or 3) in [0, 1].
     """
     # Three compiled steps. As one, the compiler would repeat the gathering for each channel: seven times slower.
     matrices = transforms(augmentation, draws, image.shape[1], image.shape[2])
@@ -150,12 +150,16 @@ def warp(augmentation: Augmentation, draws, image, classes, probability=None):
     first = COLUMNS.index(COLOURS[0])
     image = _unpack_image(packed, 2.0 * draws[:, first : first + 3] - 1.0, amounts)
     classes = _unpack_classes(packed)
-    if probability is not None:
-        packed = tf.cast(probability, tf.int32)
+    moved = []
+    for values in maps:
+        three = len(values.shape) == 4
+        packed = _pack(values, tf.zeros_like(values[..., 0])) if three else tf.cast(values, tf.int32)
         if augmentation.moves:
-            packed = _sample(packed, matrices, augmentation.fill, 1)
-        probability = tf.cast(packed[..., None], tf.float32) * tf.constant(1.0 / 255.0, tf.float32)
-    return image, classes, probability
+            same = values.shape[1:3] == classes.shape[1:3]
+            matrices_here = matrices if same else transforms(augmentation, draws, values.shape[1], values.shape[2])
+            packed = _sample(packed, matrices_here, augmentation.fill, 3 if three else 1)
+        moved.append(_unpack(packed, 3 if three else 1))
+    return image, classes, moved
 
 
 # XLA fuses each of these into one pass over the pixels; operation by operation the warp costs eight times as much.
@@ -225,8 +229,14 @@ def _neighbours(place, length, fill):
 
 
 @tf.function(jit_compile=True)
+def _unpack(packed, channels):
+    """The lowest bytes as numbers in [0, 1], (B, H, W, channels)."""
+    return tf.cast(tf.bitcast(packed, tf.uint8)[..., :channels], tf.float32) * tf.constant(1.0 / 255.0, tf.float32)
+
+
+@tf.function(jit_compile=True)
 def _unpack_image(packed, centred, amounts):
-    image = tf.cast(tf.bitcast(packed, tf.uint8)[..., :3], tf.float32) * tf.constant(1.0 / 255.0, tf.float32)
+    image = _unpack(packed, 3)
     if not any(amounts):
         return image
     brightness, contrast, saturation = (
@@ -295,7 +305,7 @@ def swap_backgrounds(augmentation: Augmentation, draws, lesion, *values):
         augmentation: its `background_swap` is the share.
         draws: uniform in [0, 1), (B, `DRAWS`).
         lesion: bool (B, H, W).
-        values: tensors (B, H, W, …): the images, and maps that were made from them.
+        values: tensors (B, H, W, …): the images, and maps that were made from them, which may be smaller.
 
     Returns:
         The values, swapped, as a list.
@@ -313,4 +323,11 @@ def swap_backgrounds(augmentation: Augmentation, draws, lesion, *values):
 
 @tf.function(jit_compile=True)
 def _compose(kept, values, donors):
+    if kept.shape[1:3] != values.shape[1:3]:
+        # The pixel in whose middle the smaller one's middle lies.
+        rows, columns = (
+            tf.cast((tf.range(small, dtype=tf.float32) + 0.5) * (large / small), tf.int32)
+            for large, small in zip(kept.shape[1:3], values.shape[1:3], strict=True)
+        )
+        kept = tf.gather(tf.gather(kept, rows, axis=1), columns, axis=2)
     return tf.where(kept if len(values.shape) == 3 else kept[..., None], values, tf.gather(values, donors))

@@ -67,3 +67,21 @@ def occurrences(positions: np.ndarray) -> np.ndarray:
     result = np.empty(len(positions), np.int64)
     result[order] = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.r_[starts, len(ordered)]))
     return result
+
+
+def drawn_per_class(labels: np.ndarray, positions: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """At most so many of the cases of each class, drawn at random; cases without a label are left out.
+
+    Args:
+        labels: class indices of all cases, int (N,), -1 where unknown.
+        positions: cases to draw from, int (n,).
+        count: of each class.
+        seed: of the draw.
+
+    Returns:
+        Positions in ascending order, int64.
+    """
+    positions, generator = np.asarray(positions, np.int64), np.random.default_rng(seed)
+    present = np.asarray(labels)[positions]
+    drawn = [generator.permutation(positions[present == label])[:count] for label in np.unique(present[present >= 0])]
+    return np.sort(np.concatenate([*drawn, np.array([], np.int64)]))

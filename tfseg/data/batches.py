@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
@@ -134,7 +134,7 @@ def make_batches(
     *,
     training: bool = False,
     augmentation: Augmentation | None = None,
-    lesion_probability: np.ndarray | None = None,
+    maps: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     first_batch: int = 0,
 ) -> tf.data.Dataset:
@@ -148,8 +148,8 @@ def make_batches(
         training: shuffle anew every epoch and repeat without end (an epoch is `steps_per_epoch` batches, all of
             them full: the last is filled up from the start of the epoch's order). Otherwise one pass in order.
         augmentation: applied to images and maps alike; only in training.
-        lesion_probability: a segmenter's maps for all cases, uint8 (N, S, S), 255 = certain; the batch then has
-            ``lesion`` too.
+        maps: further maps of all cases by their name in the batch, uint8 (N, h, w) or (N, h, w, 3), 255 = certain,
+            such as a segmenter's; of any size.
         seed: the order depends on seed, epoch and the list of positions; how a case is augmented, on seed, epoch, the
             position, and how often it stood before in the list.
         first_batch: number of the batch to begin with, to go on after an interruption; only in training.
@@ -157,7 +157,7 @@ def make_batches(
     Returns:
         A dataset of dictionaries: ``image`` float32 (B, S, S, 3) in [0, 1]; ``mask`` float32 (B, S, S, C);
         ``valid`` float32 (B, S, S, 1), 0 where a pixel counts nowhere; ``has_mask`` bool (B,); ``label`` int32
-        (B,); ``id`` string (B,); and ``lesion`` float32 (B, S, S, 1) in [0, 1] where it was given.
+        (B,); ``id`` string (B,); and each of the further maps, float32 (B, h, w, 1 or 3) in [0, 1].
 
     Raises:
         ValueError: no positions, or an augmentation outside training.
@@ -174,31 +174,26 @@ def make_batches(
         "label": arrays.labels,
         "id": arrays.ids,
     }
-    if lesion_probability is not None:
-        store["lesion"] = lesion_probability
+    maps = dict(maps or {})
+    store |= maps
     fetch = {name: _fetcher(values) for name, values in store.items()}
     if augmentation is not None and not augmentation.changes:
         augmentation = None
 
     def assemble(chosen, draws):
         raw = {name: rows(chosen) for name, rows in fetch.items()}
-        image, classes, lesion = raw["image"], raw["mask"], raw.get("lesion")
+        image, classes, further = raw["image"], raw["mask"], [raw[name] for name in maps]
         if augmentation is None:
             image = to_model_input(image)
-            lesion = None if lesion is None else to_model_input(lesion[..., None])
+            further = [to_model_input(values if len(values.shape) == 4 else values[..., None]) for values in further]
         else:
             if augmentation.background_swap:
                 inside = _is_lesion(classes, arrays.mask_classes)
-                image, *maps = swap_backgrounds(
-                    augmentation, draws, inside, image, *([] if lesion is None else [lesion])
-                )
-                lesion = maps[0] if maps else None
-            image, classes, lesion = warp(augmentation, draws, image, classes, lesion)
+                image, *further = swap_backgrounds(augmentation, draws, inside, image, *further)
+            image, classes, further = warp(augmentation, draws, image, classes, further)
         batch = {"image": image, **_mask_channels(classes, arrays.mask_classes)}
         batch |= {name: raw[name] for name in ("has_mask", "label", "id")}
-        if lesion is not None:
-            batch["lesion"] = lesion
-        return batch
+        return batch | dict(zip(maps, further, strict=True))
 
     if not training:
         dataset = tf.data.Dataset.from_tensor_slices((positions, np.zeros((len(positions), DRAWS), np.float32)))

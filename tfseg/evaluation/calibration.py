@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfseg.evaluation.distributions import distributions, labelled_distributions
 from tfseg.evaluation.weighted import CALIBRATION_BINS, confidence_bins
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
-# As `classification_metrics` allows: probabilities are float32 on their way here, and text in a table.
-SUM_TOLERANCE = 1e-3
 
 
 def fit_temperature(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -106,36 +105,6 @@ def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = CALIBRA
     table.insert(0, "lower", edges[:-1])
     table.insert(1, "upper", edges[1:])
     return table
-
-
-def distributions(probabilities: np.ndarray) -> np.ndarray:
-    """The probabilities as float64 (N, C).
-
-    Raises:
-        ValueError: no case, fewer than two classes, or rows that are no distributions.
-    """
-    probabilities = np.asarray(probabilities, np.float64)
-    if probabilities.ndim != 2 or not len(probabilities) or probabilities.shape[1] < 2:
-        raise ValueError(f"`probabilities` must be (N, C) with N > 0 and C > 1, received {probabilities.shape}")
-    if not ((probabilities >= 0).all() and (np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE).all()):
-        raise ValueError("rows of `probabilities` must be distributions: finite, ≥ 0, sum 1")
-    return probabilities
-
-
-def labelled_distributions(probabilities: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probabilities as float64 (N, C) with the true class indices, int (N,).
-
-    Raises:
-        ValueError: as `distributions`, or class indices that do not fit.
-    """
-    probabilities, true = distributions(probabilities), np.asarray(true)
-    if true.shape != probabilities.shape[:1] or not np.issubdtype(true.dtype, np.integer):
-        raise ValueError(f"`true` must be int ({len(probabilities)},), received {true.dtype} {true.shape}")
-    if true.min() < 0 or true.max() >= probabilities.shape[1]:
-        raise ValueError(
-            f"`true` must hold class indices in 0…{probabilities.shape[1] - 1}, received {true.min()} to {true.max()}"
-        )
-    return probabilities, true
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfseg.errors import DataError, Problem
+from tfseg.evaluation.decisions import positive_score
+from tfseg.evaluation.distributions import SUM_TOLERANCE, labelled_distributions
 from tfseg.evaluation.weighted import CALIBRATION_BINS as CALIBRATION_BINS
 from tfseg.evaluation.weighted import class_ranking_scores, classification_scores
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 
 REPEAT_COLUMNS = ("repeat", "fold")
 FIXED_COLUMNS = ("id", "image", "true", "predicted", "confidence", "abstained")
-# Probabilities are float32 on their way here, and text with few digits in a table.
-SUM_TOLERANCE = 1e-3
 
 
 def classification_metrics(true: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -45,7 +45,7 @@ def classification_metrics(true: np.ndarray, probabilities: np.ndarray, classes:
     Raises:
         ValueError: when the shapes do not fit, a class index is out of range, or a row is no distribution.
     """
-    true, probabilities = _checked(true, probabilities, classes)
+    probabilities, true = labelled_distributions(probabilities, true, classes)
     every_case_once = np.ones((1, len(true)))
     scores = classification_scores(true, probabilities.argmax(axis=1), probabilities, len(classes), every_case_once)
     return {name: float(values[0]) for name, values in scores.items()}
@@ -69,7 +69,7 @@ def per_class_metrics(true: np.ndarray, probabilities: np.ndarray, classes: Sequ
     """
     from sklearn import metrics
 
-    true, probabilities = _checked(true, probabilities, classes)
+    probabilities, true = labelled_distributions(probabilities, true, classes)
     predicted = probabilities.argmax(axis=1)
     labels = np.arange(len(classes))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
@@ -115,6 +115,9 @@ def predictions_table(
     classes: Sequence[str],
     abstain_below: float = 0.0,
     groups: Sequence | None = None,
+    positive: Sequence[str] = (),
+    threshold: float | None = None,
+    unfamiliarity: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """The table that is written as ``predictions.csv``.
 
@@ -127,10 +130,14 @@ def predictions_table(
         abstain_below: a case whose largest probability is smaller is marked as abstained; it keeps the class
             that would have been predicted.
         groups: patient or lesion of each case, N names; None where nothing is known of them.
+        positive: names of the classes that count as positive.
+        threshold: a case is positive from this sum of their probabilities on; None without an operating point.
+        unfamiliarity: of each case, (N,), 1 at the threshold; None where the model has no such output.
 
     Returns:
         Columns ``id, image, true, predicted, confidence, abstained`` and one ``prob_<class>`` per class; with
-        `groups`, ``group`` after ``image``.
+        `groups`, ``group`` after ``image``. After ``abstained`` with `threshold` ``positive`` (0 or 1), and with
+        `unfamiliarity` ``unfamiliarity`` and ``unfamiliar`` (0 or 1: above 1).
 
     Raises:
         ValueError: when the lengths differ.
@@ -141,8 +148,9 @@ def predictions_table(
     if probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
         raise ValueError(f"`probabilities` must be (N, {len(classes)}), received shape {probabilities.shape}")
     lengths = {"ids": len(ids), "images": len(images), "true": len(true), "probabilities": len(probabilities)}
-    if groups is not None:
-        lengths["groups"] = len(groups)
+    for name, values in (("groups", groups), ("unfamiliarity", unfamiliarity)):
+        if values is not None:
+            lengths[name] = len(values)
     if len(set(lengths.values())) != 1:
         raise ValueError(f"{', '.join(f'`{name}`' for name in lengths)} must be equally long, received {lengths}")
     confidence = probabilities.max(axis=1)
@@ -158,6 +166,11 @@ def predictions_table(
     )
     if groups is not None:
         table.insert(2, "group", [str(value) for value in groups])
+    if threshold is not None:
+        table["positive"] = (positive_score(probabilities, classes, positive) >= threshold).astype(int)
+    if unfamiliarity is not None:
+        table["unfamiliarity"] = unfamiliarity
+        table["unfamiliar"] = (np.asarray(unfamiliarity) > 1).astype(int)
     columns = {f"prob_{name}": probabilities[:, index] for index, name in enumerate(classes)}
     return pd.concat([table, pd.DataFrame(columns)], axis=1)
 
@@ -230,30 +243,3 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 def prediction_classes(table: pd.DataFrame) -> list[str]:
     """The class names of a predictions table, in the order of its ``prob_<class>`` columns."""
     return [name.removeprefix("prob_") for name in table.columns if name.startswith("prob_")]
-
-
-def _checked(true, probabilities, classes) -> tuple[np.ndarray, np.ndarray]:
-    true, probabilities = np.asarray(true), np.asarray(probabilities, np.float64)
-    if len(classes) < 2 or probabilities.ndim != 2 or probabilities.shape[1] != len(classes):
-        raise ValueError(
-            f"`probabilities` must be (N, C) with one column for each of at least two classes, received "
-            f"shape {probabilities.shape} for {list(classes)}"
-        )
-    if true.shape != (len(probabilities),) or not len(true):
-        raise ValueError(
-            f"`true` must be (N,) with N > 0 for `probabilities` (N, C), received {true.shape} and "
-            f"{probabilities.shape}"
-        )
-    if not np.issubdtype(true.dtype, np.integer) or true.min() < 0 or true.max() >= len(classes):
-        raise ValueError(
-            f"`true` must hold class indices in 0…{len(classes) - 1} (leave out cases without a label), "
-            f"received {true.dtype} from {true.min()} to {true.max()}"
-        )
-    sums = probabilities.sum(axis=1)
-    if not (np.isfinite(sums).all() and probabilities.min() >= 0 and np.abs(sums - 1).max() <= SUM_TOLERANCE):
-        worst = int(np.argmax(np.where(np.isfinite(sums), np.abs(sums - 1), np.inf)))
-        raise ValueError(
-            f"rows of `probabilities` must be distributions (finite, ≥ 0, sum 1: logits need a softmax); "
-            f"row {worst} is {probabilities[worst].tolist()}"
-        )
-    return true, probabilities

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tfseg.evaluation.calibration import distributions, labelled_distributions
+from tfseg.evaluation.distributions import distributions, labelled_distributions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,6 +188,49 @@ def selective_scores(probabilities: np.ndarray, true: np.ndarray, abstain_below:
     kept, right = probabilities.max(axis=1) >= abstain_below, probabilities.argmax(axis=1) == true
     accuracy = [float(right[part].mean()) if part.any() else float("nan") for part in (kept, ~kept)]
     return {"coverage": float(kept.mean()), "accuracy_kept": accuracy[0], "accuracy_left_out": accuracy[1]}
+
+
+def case_decisions(
+    probabilities: np.ndarray,
+    true: np.ndarray,
+    classes: Sequence[str],
+    *,
+    positive: Sequence[str] = (),
+    threshold: float | None = None,
+    abstain_below: float = 0.0,
+    unfamiliarity: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """What a model's decisions come to, case by case: their means over any cases are the scores.
+
+    Args:
+        probabilities: (N, C), rows that sum to 1.
+        true: class indices, int (N,).
+        classes: the C class names, in the order of the columns.
+        positive, threshold, abstain_below: of the model, see `tfseg.layers.outputs.ModelInfo`.
+        unfamiliarity: of the cases, (N,), 1 at the threshold; None where the model has no such output.
+
+    Returns:
+        0 or 1 per case, float (N,), NaN where a score says nothing of it. With an operating point ``sensitivity`` (of
+        positive cases) and ``specificity`` (of the others); where the model can be not sure ``coverage``,
+        ``accuracy_kept`` and ``accuracy_left_out``; with `unfamiliarity` the ``unfamiliar_rate``.
+
+    Raises:
+        ValueError: no case, shapes that do not fit, rows that are no distributions, an unknown class.
+    """
+    probabilities, true = labelled_distributions(probabilities, true, classes)
+    scores = {}
+    if threshold is not None:
+        called = positive_score(probabilities, classes, positive) >= threshold
+        sick = _chosen(probabilities, classes, positive)[true]
+        scores |= {"sensitivity": np.where(sick, called, np.nan), "specificity": np.where(sick, np.nan, ~called)}
+    if abstain_below > 0:
+        kept, right = probabilities.max(axis=1) >= abstain_below, probabilities.argmax(axis=1) == true
+        scores["coverage"] = kept.astype(float)
+        scores["accuracy_kept"] = np.where(kept, right, np.nan)
+        scores["accuracy_left_out"] = np.where(kept, np.nan, right)
+    if unfamiliarity is not None:
+        scores["unfamiliar_rate"] = (np.asarray(unfamiliarity) > 1).astype(float)
+    return scores
 
 
 def net_benefit(score: np.ndarray, positive: np.ndarray, thresholds: Sequence[float]) -> pd.DataFrame:

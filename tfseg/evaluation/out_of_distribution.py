@@ -13,17 +13,21 @@ class Mahalanobis:
 
     Args:
         means: of the classes, (C, D).
-        inverse_factor: W, lower triangular (D, D), with WᵀW the inverse of the covariance: it takes the features to
-            coordinates in which the covariance is the identity.
+        directions: u_i, in which the features vary most, orthonormal, (R, D).
+        variances: λ_i, along each of them, (R,), falling.
+        rest: σ², the variance along every other direction.
     """
 
     means: np.ndarray
-    inverse_factor: np.ndarray
+    directions: np.ndarray
+    variances: np.ndarray
+    rest: float
 
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Mahalanobis distance to the nearest class's mean, float64 (N,).
 
-        Lee et al. 2018 (section 2.1, eq. 2) take minus its square as their confidence.
+        Lee et al. 2018 (section 2.1, eq. 2) take minus its square as their confidence. Of an offset δ from a mean the
+        square is Σ_i (u_i·δ)² / λ_i + |δ − Σ_i (u_i·δ) u_i|² / σ².
 
         Args:
             features: (N, D).
@@ -31,29 +35,34 @@ class Mahalanobis:
         Raises:
             ValueError: another number of features than in the fit.
         """
-        from scipy.spatial.distance import cdist
-
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != self.means.shape[1]:
             raise ValueError(f"`features` must be (N, {self.means.shape[1]}), received {features.shape}")
-        return cdist(features @ self.inverse_factor.T, self.means @ self.inverse_factor.T).min(axis=1)
+        squares = []
+        for mean in self.means:
+            offset = features - mean
+            along = offset @ self.directions.T
+            across = offset - along @ self.directions
+            squares.append((along**2 / self.variances).sum(axis=1) + (across**2).sum(axis=1) / self.rest)
+        return np.sqrt(np.min(squares, axis=0))
 
 
-def fit_mahalanobis(features: np.ndarray, labels: np.ndarray) -> Mahalanobis:
+def fit_mahalanobis(features: np.ndarray, labels: np.ndarray, rank: int | None = None) -> Mahalanobis:
     """Fit a mean to each class and one covariance to all of them (Lee et al. 2018, section 2.1, eq. 1).
 
     The covariance is shrunk to a multiple of the identity (Ledoit & Wolf 2004): there may be more features than cases,
-    and features that never move.
+    and features that never move. With a `rank` it is that of probabilistic principal components (Tipping & Bishop
+    1999, eq. 7 and 8): the largest variances stay, all others become their mean.
 
     Args:
         features: of training cases, (N, D), such as the pooled maps of a backbone.
         labels: class of each case, (N,).
+        rank: how many variances stay, at least 1; None, or D and more: all.
 
     Raises:
-        ValueError: shapes that do not fit, no case, numbers that are not finite, or features whose covariance within
-            the classes can't be inverted even so, such as with one case per class.
+        ValueError: shapes that do not fit, no case, numbers that are not finite, a rank below 1, or features whose
+            covariance within the classes can't be inverted even so, such as with one case per class.
     """
-    from scipy.linalg import LinAlgError, cholesky, solve_triangular
     from sklearn.covariance import LedoitWolf
 
     features, labels = np.asarray(features, np.float64), np.asarray(labels)
@@ -61,17 +70,22 @@ def fit_mahalanobis(features: np.ndarray, labels: np.ndarray) -> Mahalanobis:
         raise ValueError(f"`features` must be finite, (N, D) with N > 0 and D > 0, received {features.shape}")
     if labels.shape != features.shape[:1]:
         raise ValueError(f"`labels` must be ({len(features)},), received {labels.shape}")
+    if rank is not None and rank < 1:
+        raise ValueError(f"`rank` must be at least 1, received {rank}")
     classes, class_of = np.unique(labels, return_inverse=True)
     means = np.stack([features[class_of == number].mean(axis=0) for number in range(len(classes))])
     covariance = LedoitWolf(store_precision=False, assume_centered=True).fit(features - means[class_of]).covariance_
-    try:
-        factor = cholesky(covariance, lower=True)
-    except LinAlgError as error:
+    count = len(covariance)
+    rank = count if rank is None else min(rank, count)
+    variances, directions = np.linalg.eigh(covariance)
+    rest = variances[: count - rank].mean() if rank < count else variances[0]
+    variances, directions = variances[::-1][:rank], directions.T[::-1][:rank]
+    if not rest > count * np.finfo(np.float64).eps * variances[0]:
         raise ValueError(
             f"`features` must vary within the classes: the covariance of {len(features)} cases of {len(classes)} "
-            f"classes can't be inverted ({error})"
-        ) from error
-    return Mahalanobis(means, solve_triangular(factor, np.eye(len(factor)), lower=True))
+            "classes can't be inverted"
+        )
+    return Mahalanobis(means, directions, variances, float(rest))
 
 
 def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:

@@ -20,6 +20,7 @@ CAPTIONS = {
     "segmenter_curves": "Training of the segmenter.",
     "curves": "Training of the classifiers.",
     "confusion": "True class against predicted class.",
+    "decision_curves": "Net benefit of acting from a threshold probability on, beside acting always and never.",
     "thresholds": "Mean IoU and Dice on the test cases against the threshold.",
     "class_balance": "Training cases of each class, before and after the classes are balanced.",
     "planted_cue": "What every row makes of the cue: accuracies, where its map lies, and what changes its decision.",
@@ -29,6 +30,7 @@ CAPTIONS = {
 
 
 STEM_CAPTIONS = {
+    "reliability_": "accuracy on the test cases where it is how sure, before and after the temperature.",
     "segmentation_": "test masks, the best, the middle and the worst.",
     "thresholds_": "thresholds on validation and test cases.",
     "intensity_bands_": "where predicted probabilities and the pixels of the images cluster.",

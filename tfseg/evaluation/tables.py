@@ -21,6 +21,19 @@ METRIC_ORDER = (
     "specificity_macro",
     "ece",
     "brier",
+    "temperature",
+    "ece_uncalibrated",
+    "brier_uncalibrated",
+    "sensitivity",
+    "specificity",
+    "positive_threshold",
+    "validation_sensitivity",
+    "coverage",
+    "accuracy_kept",
+    "accuracy_left_out",
+    "abstain_below",
+    "unfamiliar_rate",
+    "unfamiliar_auroc",
     "dice",
     "iou",
     "pixel_accuracy",
@@ -77,6 +90,8 @@ CLASSIFICATION_COLUMNS = (
     "f1_macro",
     "kappa",
     "auc",
+    *("sensitivity", "specificity", "coverage", "accuracy_kept", "accuracy_left_out", "unfamiliar_rate"),
+    "unfamiliar_auroc",
     "cam_iou",
     "cam_pointing",
     "background_flip_rate",
@@ -141,8 +156,9 @@ def shown_tables(metrics: Mapping) -> list[tuple[dict, list[str]]]:
         if rows:
             present = {name: None for row in rows for name in row["metrics"]}
             # Accuracies on other images of the same cases.
-            variants = [name for name in present if name.startswith("accuracy_") and columns is CLASSIFICATION_COLUMNS]
+            variants = []
             if columns is CLASSIFICATION_COLUMNS:
+                variants = [name for name in present if name.startswith("accuracy_") and name not in columns]
                 columns = metrics.get("columns") or columns
             shown = list(dict.fromkeys([*columns[:1], *variants, *columns[1:]]))
             tables.append(({**metrics, "rows": rows}, [name for name in shown if name in present]))

@@ -20,6 +20,7 @@ from tfseg.export.predictor import KerasPredictor, load_model
 from tfseg.layers.outputs import model_info
 from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.cut import cut
+from tfseg.models.fusion import BranchActivationMaps
 from tfseg.progress import progress_bar
 from tfseg.run import Run, recorded_path, written_whole
 
@@ -112,11 +113,16 @@ def explained_parts(graph: keras.Model) -> tuple[keras.Model, ClassActivationMap
         (B, H, W, 3).
 
     Raises:
-        UserError: a graph without a saliency layer.
+        UserError: a graph without a saliency layer, or one of two branches.
     """
     explain = next((found for found in graph.layers if isinstance(found, ClassActivationMap)), None)
     if explain is None:
         raise UserError("the model has no saliency map that could be made in another way: it is no classifier")
+    if isinstance(explain, BranchActivationMaps):
+        raise UserError(
+            "the model has two branches: of it only maps by one gradient can be made, of the last layer of each "
+            f"({', '.join(METHODS)})"
+        )
     # A masking layer is named after the approach, and so is the graph.
     visible = graph.get_layer(graph.name).output if APPROACHES[graph.name].masked else graph.input
     return graph.get_layer("features"), explain, visible
@@ -145,6 +151,13 @@ def shuffled_maps(graph: keras.Model, images: np.ndarray, head_only: bool = Fals
     )
 
 
+def _with_maps(graph: keras.Model, found: dict, names: tuple[str, ...]) -> keras.Model:
+    """The graph with other maps."""
+    probabilities = graph.get_layer("probabilities")(found["logits"])
+    maps = {name: found[name] for name in names}
+    return keras.Model(graph.input, {**graph.output, "probabilities": probabilities, **maps})
+
+
 class Explainer(KerasPredictor):
     """Predicts with a classifier's graph whose saliency is made by another method, of another class or layer.
 
@@ -158,22 +171,30 @@ class Explainer(KerasPredictor):
 
     def __init__(self, graph: keras.Model, method: str = "grad_cam", target: str = "predicted", layer=None):
         info = model_info(graph)
-        features, explain, visible = explained_parts(graph)
         if method not in {**METHODS, **GRADIENT_FREE}:
             raise UserError(f"there is no method {method!r}; known: {', '.join({**METHODS, **GRADIENT_FREE})}")
         if target != "predicted" and target not in info.classes:
             raise UserError(f"the model has no class {target!r}; known: {', '.join(info.classes)}")
+        chosen = target if target == "predicted" else info.classes.index(target)
+        branches = next((found for found in graph.layers if isinstance(found, BranchActivationMaps)), None)
+        if branches is not None and method in METHODS and layer is None:
+            seen = (graph.input, graph.get_layer("class_map").output)
+            maps = [
+                graph.get_layer(f"{branch}_features")(values, training=False)
+                for branch, values in zip(("image", "mask"), seen, strict=True)
+            ]
+            found = BranchActivationMaps(branches.head, branches.size, method, chosen)(maps, training=False)
+            super().__init__(_with_maps(graph, found, ("saliency", "saliency_mask")))
+            return
+        features, explain, visible = explained_parts(graph)
         head, grid = explain.head, explain.grid
         if layer is not None:
             if isinstance(features.output, list):
                 raise UserError("the model's map is of an inner layer already, past which other paths lead")
             features, head = cut(features, layer, head)
-        chosen = target if target == "predicted" else info.classes.index(target)
         if method in METHODS:
             found = ClassActivationMap(head, explain.size, method, chosen, grid)(features(visible, training=False))
-            probabilities = graph.get_layer("probabilities")(found["logits"])
-            outputs = {**graph.output, "probabilities": probabilities, "saliency": found["saliency"]}
-            super().__init__(keras.Model(graph.input, outputs))
+            super().__init__(_with_maps(graph, found, ("saliency",)))
             return
         if layer is not None or isinstance(features.output, list) or len(features.output.shape) != 4:
             raise UserError(f"{method} explains the backbone's last maps, not an inner layer")

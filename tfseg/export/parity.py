@@ -15,6 +15,9 @@ from tfseg.errors import ExportError
 from tfseg.export.predictor import KerasPredictor, load_predictor
 
 BYTES_IMAGES = 4
+SALIENCY = ("saliency", "saliency_mask")
+# Of an unfamiliarity, as a multiple of the tolerance of a probability.
+RELATIVE = 10
 
 
 def check_parity(
@@ -32,21 +35,22 @@ def check_parity(
         model: the inference graph.
         images: uint8 (N, S, S, 3) at the model's size, N at least 1. Real ones: on noise everything agrees.
         saved_model, litert: the exports to check; what is None is left out.
-        tolerance: largest absolute difference of ``probabilities`` and ``mask``.
-        saliency_tolerance: the same for ``saliency``, which is divided by its own maximum and so magnifies
-            rounding where a map is nearly empty: reported, never a reason to refuse.
+        tolerance: largest absolute difference of ``probabilities`` and ``mask``. An ``unfamiliarity`` has no unit: its
+            largest difference is taken relative to the Keras model's, and ten times the tolerance is allowed.
+        saliency_tolerance: the same for ``saliency`` and ``saliency_mask``, which are divided by their own maximum and
+            so magnify rounding where a map is nearly empty: reported, never a reason to refuse.
         batch_size: images per call. The last batch may be smaller, so two batch sizes are tried.
 
     Returns:
         A report of plain values: ``images``, ``tolerance``, ``passed``, ``problems`` (list of str), and for each of
-        ``saved_model``, ``saved_model_bytes`` and ``litert`` that was checked: the largest absolute difference per
-        output under ``max_difference``, ``argmax_agreement`` in [0, 1] (None for a segmenter alone),
+        ``saved_model``, ``saved_model_bytes`` and ``litert`` that was checked: the largest difference per output under
+        ``max_difference``, ``argmax_agreement`` in [0, 1] (None for a segmenter alone),
         ``saliency_within_tolerance`` (None where there is none).
 
     Raises:
         ValueError: on images of another shape or type, or when there is nothing to check.
-        ExportError: when ``probabilities`` or ``mask`` differ by more than `tolerance`, an output is missing or
-            anything isn't finite. Its attribute ``report`` is the report.
+        ExportError: when ``probabilities``, ``mask`` or ``unfamiliarity`` differ by more than is allowed, an output is
+            missing or anything isn't finite. Its attribute ``report`` is the report.
     """
     if saved_model is None and litert is None:
         raise ValueError("nothing to compare: give `saved_model`, `litert` or both")
@@ -91,7 +95,8 @@ def _not_finite(outputs: dict[str, np.ndarray]) -> list[str]:
 
 def _differences(expected: dict, received: dict, saliency_tolerance: float) -> dict:
     same = [name for name in expected if name in received and expected[name].shape == received[name].shape]
-    largest = {name: float(np.abs(expected[name] - received[name]).max()) for name in same}
+    largest = {name: float(_difference(name, expected[name], received[name]).max()) for name in same}
+    maps = [largest[name] for name in SALIENCY if name in largest]
     agreement = None
     if "probabilities" in same:
         chosen = [outputs["probabilities"].argmax(-1) for outputs in (expected, received)]
@@ -99,8 +104,13 @@ def _differences(expected: dict, received: dict, saliency_tolerance: float) -> d
     return {
         "max_difference": largest,
         "argmax_agreement": agreement,
-        "saliency_within_tolerance": largest["saliency"] <= saliency_tolerance if "saliency" in largest else None,
+        "saliency_within_tolerance": max(maps) <= saliency_tolerance if maps else None,
     }
+
+
+def _difference(name: str, expected: np.ndarray, received: np.ndarray) -> np.ndarray:
+    difference = np.abs(expected - received)
+    return difference / np.maximum(np.abs(expected), 1e-6) if name == "unfamiliarity" else difference
 
 
 def _refusals(expected: dict, received: dict, differences: dict, tolerance: float) -> Iterator[str]:
@@ -111,8 +121,10 @@ def _refusals(expected: dict, received: dict, differences: dict, tolerance: floa
             yield f"{name} has shape {received[name].shape} and not {value.shape}"
         elif not np.isfinite(received[name]).all():
             yield f"{name} holds NaN or infinity"
-        elif name != "saliency" and not differences["max_difference"][name] <= tolerance:
-            yield f"{name} differs by {differences['max_difference'][name]:.3g}, more than {tolerance:g}"
+        elif name not in SALIENCY:
+            allowed = RELATIVE * tolerance if name == "unfamiliarity" else tolerance
+            if not differences["max_difference"][name] <= allowed:
+                yield f"{name} differs by {differences['max_difference'][name]:.3g}, more than {allowed:g}"
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def predict_folder(
         postprocessing: what is done to masks then, see `tfseg.evaluation.postprocess.class_mask`.
 
     Returns:
-        ``images`` (number predicted), ``abstained``, ``predicted`` (class to number), ``problems``
+        ``images`` (number predicted), ``abstained``, ``unfamiliar``, ``predicted`` (class to number), ``problems``
         (list of `Problem`: the files that could not be read), ``out``.
 
     Raises:
@@ -105,22 +105,25 @@ def predict_folder(
     run = Run.open(out, record | mask_settings(flips, postprocessing))
     names = {path: name for name, path in files.items()}
     done: list[Path] = []
-    probabilities: list[np.ndarray] = []
+    found: dict[str, list[np.ndarray]] = {}
     with progress_bar(f"predicting {len(files)} images", len(files)) as advance:
         predicted = predictor.predict_files(files.values(), batch_size, advance, "collect", flips)
         for path, outputs, original in predicted:
             done.append(path)
-            probabilities.append(outputs.get("probabilities", np.zeros(0, np.float32)))
+            for name in ("probabilities", "unfamiliarity"):
+                if name in outputs:
+                    found.setdefault(name, []).append(outputs[name])
             _write_pictures(run, info, names[path], outputs, original, overlays, postprocessing)
     _write_problems(run, predictor.problems)
     if not done:
         raise DataError(predictor.problems, where=f"the {len(files)} images")
-    table = _table([names[path] for path in done], done, np.stack(probabilities), info)
+    table = _table([names[path] for path in done], done, found, info)
     with written_whole(run.path("predictions.csv")) as temporary:
         table.to_csv(temporary, index=False)
     return {
         "images": len(done),
         "abstained": int(table["abstained"].fillna(False).sum()),
+        "unfamiliar": int(table["unfamiliar"].sum()) if "unfamiliar" in table else 0,
         "predicted": {name: int((table["predicted"] == name).sum()) for name in info.classes},
         "problems": predictor.problems,
         "out": run.folder,
@@ -133,12 +136,22 @@ def mask_settings(flips: Flips, postprocessing: Sequence[str]) -> dict:
     return settings if flips != "none" or postprocessing else {}
 
 
-def _table(ids: list[str], paths: list[Path], probabilities: np.ndarray, info: ModelInfo):
+def _table(ids: list[str], paths: list[Path], found: dict[str, list[np.ndarray]], info: ModelInfo):
     import pandas as pd
 
     shown = [recorded_path(path) for path in paths]
     if info.classes:
-        return predictions_table(ids, shown, [None] * len(ids), probabilities, info.classes, info.abstain_below)
+        return predictions_table(
+            ids,
+            shown,
+            [None] * len(ids),
+            np.stack(found["probabilities"]),
+            info.classes,
+            info.abstain_below,
+            positive=info.positive,
+            threshold=info.threshold,
+            unfamiliarity=np.stack(found["unfamiliarity"]) if "unfamiliarity" in found else None,
+        )
     return pd.DataFrame({"id": ids, "image": shown}).reindex(columns=FIXED_COLUMNS)
 
 
@@ -184,5 +197,6 @@ def _caption(info: ModelInfo, outputs: dict) -> str:
         return ""
     best = int(outputs["probabilities"].argmax())
     confidence = float(outputs["probabilities"][best])
-    not_sure = "  (not sure)" if confidence < info.abstain_below else ""
-    return f"{info.classes[best]} {confidence:.2f}{not_sure}"
+    remarks = ["not sure"] if confidence < info.abstain_below else []
+    remarks += ["unfamiliar"] if outputs.get("unfamiliarity", 0) > 1 else []
+    return f"{info.classes[best]} {confidence:.2f}" + (f"  ({', '.join(remarks)})" if remarks else "")

@@ -42,7 +42,7 @@ class Predictor:
 
         Returns:
             float32 arrays: those of ``probabilities`` (B, classes), ``mask`` (B, S, S, C), ``saliency``
-            (B, S, S, 1) that the model has.
+            (B, S, S, 1), ``unfamiliarity`` (B,) that the model has.
 
         Raises:
             ValueError: on images of another type or shape.

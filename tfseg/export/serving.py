@@ -30,8 +30,8 @@ def export_saved_model(model: keras.Model, path: str | Path, metrics: dict | Non
     - ``serve_images``: ``images`` uint8 (B, H, W, 3), all of one size, any H and W.
 
     Outputs of both: those of the model (``probabilities`` (B, classes), ``mask`` (B, S, S, C), ``saliency``
-    (B, S, S, 1), all float32), and for a classifier ``classes`` string (B, classes): the names are repeated per row
-    because TF-Serving's row format asks one batch size of all outputs.
+    (B, S, S, 1), ``unfamiliarity`` (B,), all float32), and for a classifier ``classes`` string (B, classes): the names
+    are repeated per row because TF-Serving's row format asks one batch size of all outputs.
 
     Args:
         model: an inference graph, see `tfseg.layers.outputs.model_info`.
@@ -82,13 +82,21 @@ def export_saved_model(model: keras.Model, path: str | Path, metrics: dict | Non
 
 def model_card(info: ModelInfo, metrics: dict, name: str) -> dict:
     """What somebody who meets the exported model must know, as JSON values; `ModelInfo.from_json` reads it too."""
+    meanings = {"not_sure": f"a largest probability below {info.abstain_below} is to be read as 'not sure'"}
+    if info.threshold is not None:
+        meanings["positive_case"] = (
+            f"probabilities of {' and '.join(info.positive)} that sum to {info.threshold} or more; chosen on "
+            "validation cases, at the temperature"
+        )
+    if "unfamiliarity" in info.outputs:
+        meanings["unfamiliar"] = "an `unfamiliarity` above 1: unlike the training cases, whatever the probabilities say"
     return {
         "name": name,
         **info.to_json(),
         "intended_use": "Research only. Not a medical device; not for diagnosis or treatment.",
         "input": f"RGB photographs, resized ({info.resize}) to {info.image_size}x{info.image_size} inside the graph. "
         "No EXIF rotation is applied: rotate the pixels before sending a photograph.",
-        "not_sure": f"a largest probability below {info.abstain_below} is to be read as 'not sure'",
+        **meanings,
         "versions": {package: _version(package) for package in ("tfseg", *PACKAGES)},
         "metrics": metrics,
     }

@@ -18,15 +18,19 @@ from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.decode import to_model_input
 from tfseg.data.splits import Split
+from tfseg.evaluation.decisions import case_decisions
 from tfseg.evaluation.explanations import explanation_scores
 from tfseg.evaluation.postprocess import flip_average
 from tfseg.evaluation.scores import TestScores
 from tfseg.evaluation.segmentation import score_cases
+from tfseg.jobs.decisions import settle
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded
 from tfseg.jobs.masks import frozen_maps, lesion_maps, moved_maps, predict_masks, predict_pixels, true_maps
 from tfseg.jobs.rows import ClassifierRow, rows_of
-from tfseg.models.classifier import decision_graph, inference_graph
+from tfseg.layers.unfamiliarity import Unfamiliarity
+from tfseg.models.classifier import Classifier, decision_graph, inference_graph
+from tfseg.models.fusion import CHANNELS, Fusion, fusion_graph
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
 from tfseg.training.segmenter import given_or_trained
@@ -54,7 +58,7 @@ class Comparison:
     splits: list[Split]
     classifiers: Sequence[ClassifierRow] = ()
     variants: Mapping[str, np.ndarray] = field(default_factory=dict)
-    _maps: tuple[int, np.ndarray] | None = None
+    _maps: dict[tuple[int, int | None], np.ndarray] = field(default_factory=dict)
     _memo: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -142,39 +146,43 @@ class Comparison:
             maps,
             replace(sitting, name=row.name),
             self._memo,
+            lambda: self._load(cell.needs[0]).get_layer("segmenter"),
         )
-        # Loaded after the training, which clears Keras's session.
-        segmenter = self._load(cell.needs[0]).get_layer("segmenter") if self.segmented and not given else None
-        model = inference_graph(
-            trained.classifier,
-            self.cases.classes,
-            approach,
-            segmenter,
-            self.arrays.mask_classes,
-            saliency=config.saliency,
-            resize=config.resize,
-            saliency_layer=config.saliency_layer,
-        )
-        save_model(model, self.model_path(cell))
+        segmenter = trained.segmenter
+        if segmenter is None and self.segmented and not given:
+            # Loaded after the training, which clears Keras's session.
+            segmenter = self._load(cell.needs[0]).get_layer("segmenter")
+        model = self._graph(trained.classifier, approach, segmenter, config)
         test = split.test[self.arrays.labels[split.test] >= 0]
         validation = split.val[self.arrays.labels[split.val] >= 0]
+
+        def maps_at(positions):
+            return {APPROACHES[approach].map_input: maps[positions]} if given else None
+
+        settled = settle(
+            model,
+            config,
+            self.arrays.labels,
+            split,
+            lambda graph, positions: predict_pixels(graph, self.arrays.images[positions], maps_at(positions)),
+            trained.validation,
+        )
+        save_model(model, self.model_path(cell))
 
         # Where only the decision is asked for, neither mask nor map is made.
         deciding = decision_graph(model)
 
         def decided(images, positions):
-            return predict_pixels(deciding, images, maps[positions] if given else None)["probabilities"]
+            return predict_pixels(deciding, images, maps_at(positions))["probabilities"]
 
-        outputs = predict_pixels(model, self.arrays.images[test], maps[test] if given else None)
-        validated = trained.validation
-        if validated is None:
-            validated = decided(self.arrays.images[validation], validation)
+        outputs = predict_pixels(model, self.arrays.images[test], maps_at(test))
         groups, labels = self.cases.groups[validation], self.arrays.labels[validation]
         write_arrays(
             self.run,
             cell,
             probabilities=outputs["probabilities"],
             saliency=np.round(255 * outputs["saliency"][..., 0]).astype(np.uint8),
+            **{name: outputs[name] for name in ("unfamiliarity",) if name in outputs},
         )
         write_csv(self.run.path("history", f"{cell.key}.csv"), trained.history)
         per_case = explanation_scores(
@@ -189,29 +197,56 @@ class Comparison:
         for name, images in self.variants.items():
             predicted = decided(images[test], test).argmax(1)
             per_case[f"accuracy_{name}"] = (predicted == self.arrays.labels[test]).astype(float)
+        truth = self.arrays.labels[test]
+        per_case |= case_decisions(
+            outputs["probabilities"],
+            truth,
+            self.cases.classes,
+            unfamiliarity=outputs.get("unfamiliarity"),
+            **settled.decision,
+        )
         mode = "min" if config.monitor == "val_loss" else "max"
         return {
-            **identity(cell, trained.note),
+            **identity(cell, "; ".join([*([trained.note] if trained.note else []), *settled.notes])),
             "ids": self.cases.table["id"].iloc[test].tolist(),
             "per_case": {name: values.tolist() for name, values in per_case.items()},
-            "validation": TestScores(groups, labels, validated).metrics(self.cases.classes),
-            "extra": training_facts(trained.history, config.monitor, mode) | model_facts(model, self.arrays),
+            "validation": TestScores(groups, labels, settled.validation).metrics(self.cases.classes),
+            "decision": settled.decision,
+            "extra": training_facts(trained.history, config.monitor, mode)
+            | model_facts(model, self.arrays)
+            | settled.facts(outputs["probabilities"], truth),
         }
+
+    def _graph(
+        self, classifier: Classifier | Fusion, approach: str, segmenter: keras.Model | None, config: ComparisonConfig
+    ) -> keras.Model:
+        """The inference graph of a trained classifier."""
+        options = {"saliency": config.saliency, "resize": config.resize, "unfamiliarity": config.familiar_share > 0}
+        parts = (classifier, self.cases.classes, approach, segmenter, self.arrays.mask_classes)
+        if isinstance(classifier, Fusion):
+            return fusion_graph(*parts, **options)
+        return inference_graph(*parts, **options, saliency_layer=config.saliency_layer)
 
     def _load(self, cell: Cell) -> keras.Model:
         return keras.saving.load_model(self.model_path(cell), compile=False)
 
     def maps_of(self, cell: Cell) -> np.ndarray | None:
-        """The maps by which a classifier masks all cases, uint8 (N, S, S); None where it doesn't."""
-        approach = APPROACHES[self.row(cell.row).approach]
-        if not approach.masked:
+        """What a classifier looks at beside the images of all cases, uint8 (N, h, w) or (N, h, w, 3), or None."""
+        row = self.row(cell.row)
+        approach, config = APPROACHES[row.approach], row.config(self.config)
+        if approach.map_input is None:
             return None
-        if approach.lesion == "true":
-            return true_maps(self.arrays)
+        size = (config.mask_size or config.image_size) if approach.fusion else None
+        if approach.maps == "true":
+            return true_maps(self.arrays, size)
+        if approach.maps == "zero":
+            return np.zeros((len(self.arrays), size, size, CHANNELS), np.uint8)
         # The frozen segmenter's are computed once per fold.
-        if self._maps is None or self._maps[0] != cell.fold:
-            self._maps = (cell.fold, frozen_maps(self._load(cell.needs[0]), self.arrays))
-        return self._maps[1] if approach.lesion == "predicted" else moved_maps(self._maps[1], self.config.split_seed)
+        if (cell.fold, size) not in self._maps:
+            self._maps = {key: maps for key, maps in self._maps.items() if key[0] == cell.fold}
+            self._maps[cell.fold, size] = frozen_maps(self._load(cell.needs[0]), self.arrays, size)
+        maps = self._maps[cell.fold, size]
+        return maps if approach.maps == "predicted" else moved_maps(maps, self.config.split_seed)
 
 
 def identity(cell: Cell, note: str) -> dict:
@@ -246,7 +281,8 @@ def model_facts(model: keras.Model, arrays: CaseArrays, flips: Flips = "none") -
     """Parameters, and the median time of one image with its `flips` over 20 times after 3 to warm up."""
     image, times = to_model_input(arrays.images[:1]), []
     # A graph that is given its masks takes them beside the image.
-    given = {} if len(model.inputs) == 1 else {"lesion": tf.ones_like(image[..., :1])}
+    inputs = model.input if isinstance(model.input, dict) else {}
+    given = {name: tf.ones((1, *value.shape[1:])) for name, value in inputs.items() if name != "image"}
     call = tf.function(lambda image: model({"image": image, **given} if given else image, training=False))
     for _ in range(23):
         started = time.perf_counter()
@@ -255,7 +291,9 @@ def model_facts(model: keras.Model, arrays: CaseArrays, flips: Flips = "none") -
         else:
             flip_average(lambda images: call(images)["mask"], image.numpy(), flips)
         times.append(time.perf_counter() - started)
-    return {"parameters": model.count_params(), "latency_ms": 1000 * float(np.median(times[3:]))}
+    # What was measured of the training cases is no part of the network.
+    measured = sum(layer.count_params() for layer in model.layers if isinstance(layer, Unfamiliarity))
+    return {"parameters": model.count_params() - measured, "latency_ms": 1000 * float(np.median(times[3:]))}
 
 
 def write_arrays(run: Run, cell: Cell, **arrays: np.ndarray) -> None:

@@ -21,7 +21,6 @@ from tfseg.jobs.grid import Progress, finish_grid
 from tfseg.jobs.pictures import draw_figures
 from tfseg.jobs.preparation import (
     configured_arrays,
-    external_name,
     load_variants,
     prepared,
     recorded_config,
@@ -29,6 +28,7 @@ from tfseg.jobs.preparation import (
 )
 from tfseg.jobs.results import tabulate
 from tfseg.jobs.rows import ClassifierRow, check_rows, rows_of
+from tfseg.jobs.scored_cases import external_name
 from tfseg.jobs.workers import work_along
 from tfseg.run import Run, read_json, recorded_path, write_text
 from tfseg.session import Session

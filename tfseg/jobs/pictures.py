@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from tfseg.evaluation import figures, overlays
+from tfseg.evaluation import calibration_figures, figures, overlays
+from tfseg.evaluation.calibration import reliability, rescaled
+from tfseg.evaluation.decisions import net_benefit, positive_score
 from tfseg.evaluation.postprocess import binarise
 from tfseg.jobs.cells import SEGMENTER_ROW, Comparison, read_arrays
 from tfseg.jobs.gather import curves
 from tfseg.jobs.grid import Cell, Progress, stored
 
 SHOWN_CASES = 6
+# Of the decision curve; who would treat from a higher probability on hardly needs a classifier.
+THRESHOLDS = np.arange(1, 100) / 100
 COMPARED = ("accuracy", "balanced_accuracy", "f1_macro", "cam_iou", "background_flip_rate")
 
 
@@ -37,6 +42,7 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
         figures.confusion(
             np.array(row["confusion"]), cases.classes, folder / f"confusion_{row['name']}.png", row["name"]
         )
+    _draw_decisions(comparison, progress, folder)
     if SEGMENTER_ROW in shown_cells:
         _draw_masks(comparison, shown_cells[SEGMENTER_ROW], split.test, folder)
 
@@ -53,6 +59,45 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
     }
     if saliency:
         overlays.saliency_overlays(images, saliency, lesions, folder / "saliency.png", labels)
+
+
+def _draw_decisions(comparison: Comparison, progress: Progress, folder: Path) -> None:
+    """Reliability of each calibrated row on the test cases of all its cells; and with positive classes the decision
+    curves of all rows, on the test cases that all have."""
+    run, config, classes = comparison.run, comparison.config, comparison.cases.classes
+    position_of = {name: number for number, name in enumerate(comparison.cases.table["id"])}
+    tested: dict[str, dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]] = {}
+    for name in (row.name for row in comparison.classifiers):
+        before = []
+        for cell in (cell for cell in progress.done if cell.row == name):
+            result, probabilities = stored(run, cell), read_arrays(run, cell)["probabilities"]
+            true = comparison.arrays.labels[[position_of[case] for case in result["ids"]]]
+            tested.setdefault(name, {})[cell.fold, cell.repeat] = (probabilities, true)
+            if "temperature" in result["extra"]:
+                before.append(rescaled(probabilities, 1 / result["extra"]["temperature"]))
+        if before:
+            after, true = _joined(tested[name].values())
+            tables = {"before": np.concatenate(before), "after": after}
+            calibration_figures.reliability_diagram(
+                {f"{when} calibration": reliability(values, true) for when, values in tables.items()},
+                folder / f"reliability_{name}.png",
+                name,
+            )
+    shared = set.intersection(*(set(cells) for cells in tested.values())) if tested else set()
+    if config.positive and shared:
+        curves = {}
+        for name, cells in tested.items():
+            probabilities, true = _joined(cells[key] for key in sorted(shared))
+            score = positive_score(probabilities, classes, config.positive)
+            curves[name] = net_benefit(score, np.isin(np.asarray(classes)[true], config.positive), THRESHOLDS)
+        title = f"Positive: {', '.join(config.positive)}"
+        calibration_figures.decision_curves(curves, folder / "decision_curves.png", title)
+
+
+def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and true classes of several cells after each other."""
+    probabilities, true = zip(*parts, strict=True)
+    return np.concatenate(probabilities), np.concatenate(true)
 
 
 def _draw_masks(comparison: Comparison, segmented: Cell, test: np.ndarray, folder: Path) -> None:

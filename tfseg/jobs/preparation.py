@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import PATH_FIELDS, ComparisonConfig
+from tfseg.config import PATH_FIELDS, ComparisonConfig, check_positive
 from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.audit_page import write_audit
 from tfseg.data.batches import CaseArrays, load_arrays
@@ -19,10 +19,11 @@ from tfseg.data.sources import load_cases
 from tfseg.data.splits import Split, check_classes, read_split, split_cases, write_split
 from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
-from tfseg.jobs.evaluate import mapped_cases
 from tfseg.jobs.rows import ClassifierRow
+from tfseg.jobs.scored_cases import external_name, mapped_cases
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.models.classifier import build_classifier, explained
+from tfseg.models.fusion import CHANNELS
 from tfseg.plain import to_plain
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json
@@ -156,6 +157,12 @@ def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
     masking = [name for name in config.approaches if APPROACHES[name].needs_segmenter]
     if masking and config.segmenter == "none":
         raise ConfigError(f"{', '.join(masking)}: these approaches need a segmenter, and `segmenter` is none")
+    fusions = [name for name in config.approaches if APPROACHES[name].fusion]
+    if fusions and cases.mask_classes.channels > CHANNELS:
+        raise ConfigError(
+            f"{', '.join(fusions)}: a class map holds at most {CHANNELS} mask classes, {cases.name} has "
+            f"{cases.mask_classes.channels}"
+        )
     learning = [name for name in config.approaches if APPROACHES[name].needs_true_masks]
     needs_masks = [name for name in config.approaches if name in (*masking, *learning)]
     if needs_masks and not cases.has_mask.any() and config.segmenter_file is None:
@@ -193,9 +200,18 @@ def check_row(row: ClassifierRow, base: ComparisonConfig, cases: Cases) -> None:
         raise ConfigError(f"weights file {config.weights} does not exist; choices: `imagenet`, a path, or none")
     if config.background_swap and not cases.has_mask.any():
         raise ConfigError(f"`background_swap` needs masks, and {cases.name} has none")
-    weights = config.weights_of(config.backbone)
-    features = build_backbone(config.backbone, (config.image_size, config.image_size, 3), weights)
-    freeze_first(features, frozen_count(features, config.freeze_first) if weights else 0)
+    check_positive(config.positive, cases.classes)
+    networks = {config.backbone: config.image_size}
+    if APPROACHES[row.approach].fusion:
+        networks[config.mask_backbone] = config.mask_size or config.image_size
+        if config.saliency_layer is not None:
+            raise ConfigError("`saliency_layer`: a fusion's maps are those of the last layer of each branch")
+        if config.head != "dense":
+            raise ConfigError(f"`head`: a fusion has dense layers, received {config.head!r}")
+    for name, size in networks.items():
+        weights = config.weights_of(name)
+        features = build_backbone(name, (size, size, 3), weights)
+        freeze_first(features, frozen_count(features, config.freeze_first) if weights else 0)
     if config.saliency_layer is not None:
         explained(build_classifier(features, 2), config.saliency, config.saliency_layer)
 
@@ -243,8 +259,3 @@ def _check_external(config: ComparisonConfig, cases: Cases) -> None:
         check(other, config.allow, classification=False)
         if not (other.has_mask.any() or np.any(other.labels >= 0)):
             raise ConfigError(f"`external` {data} has neither labels nor masks to score")
-
-
-def external_name(data: str) -> str:
-    """What an external dataset is called in rows and folders: the last part of its path."""
-    return Path(data.rpartition(":")[2]).resolve().name

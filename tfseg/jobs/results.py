@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import CENTIOU_FIELDS
+from tfseg.config import CENTIOU_FIELDS, FUSION_FIELDS
+from tfseg.data.checks import shown_path
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.scores import TestScores, summarise_row
 from tfseg.evaluation.subgroups import subgroup_scores
@@ -40,8 +40,10 @@ def tabulate(comparison: Comparison, progress: Progress) -> list[dict]:
             groups, true, probabilities = cases.groups[positions], None, None
             if name != SEGMENTER_ROW:
                 true = comparison.arrays.labels[positions]
-                probabilities = read_arrays(run, cell)["probabilities"]
-                predictions.append((cell, positions, probabilities))
+                arrays = read_arrays(run, cell)
+                probabilities = arrays["probabilities"]
+                decided = {**result.get("decision", {}), "unfamiliarity": arrays.get("unfamiliarity")}
+                predictions.append((cell, positions, probabilities, decided))
             runs.append(TestScores(groups, true, probabilities, per_case))
         promote(run, done, comparison.model_path, row_model(run, name))
         if not any(len(positions) for positions in tested):
@@ -73,17 +75,25 @@ def _row_settings(comparison: Comparison, name: str) -> dict:
     settings["weights"] = recorded_path(config.weights) if config.weights else None
     if APPROACHES[row.approach].learns_from_masks:
         settings |= {key: getattr(config, key) for key in CENTIOU_FIELDS}
+    if APPROACHES[row.approach].fusion:
+        settings |= {key: getattr(config, key) for key in FUSION_FIELDS}
+    if config.sensitivity is not None:
+        settings |= {"sensitivity": config.sensitivity, "positive": list(config.positive)}
     return settings | dict(row.changes)
 
 
-def _write_predictions(comparison: Comparison, name: str, predictions: Sequence[tuple[Cell, np.ndarray, np.ndarray]]):
+def _write_predictions(
+    comparison: Comparison, name: str, predictions: Sequence[tuple[Cell, np.ndarray, np.ndarray, dict]]
+) -> None:
     cases, tables = comparison.cases, []
     grouped = len(set(cases.groups)) < len(cases)
-    for cell, positions, probabilities in predictions:
+    for cell, positions, probabilities, decided in predictions:
         chosen = cases.table.iloc[positions]
-        images = [Path(path).relative_to(cases.root).as_posix() for path in chosen["image"]]
+        images = [shown_path(cases, path) for path in chosen["image"]]
         labels, groups = chosen["label"].tolist(), cases.groups[positions] if grouped else None
-        table = predictions_table(chosen["id"].tolist(), images, labels, probabilities, cases.classes, groups=groups)
+        table = predictions_table(
+            chosen["id"].tolist(), images, labels, probabilities, cases.classes, groups=groups, **decided
+        )
         if len(comparison.splits) > 1:
             table["fold"] = cell.fold
         if comparison.config.repeats > 1:

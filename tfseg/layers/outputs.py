@@ -17,7 +17,7 @@ from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import check_resize_mode
 from tfseg.errors import ConfigError
 
-OUTPUTS = ("probabilities", "mask", "saliency", "saliency_mask")
+OUTPUTS = ("probabilities", "mask", "saliency", "saliency_mask", "unfamiliarity")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class ModelInfo:
         mask_classes: what the channels of ``mask`` are; None where the model has no mask.
         abstain_below: a prediction whose confidence is below this is "not sure"; 0 never abstains.
         outputs: the names of the outputs that the model has.
+        positive: names of the classes that count as positive; empty where the model has no operating point.
+        threshold: a case is positive from this sum of their probabilities on; None without an operating point.
+        temperature: by which the logits are divided.
     """
 
     classes: tuple[str, ...]
@@ -39,6 +42,9 @@ class ModelInfo:
     mask_classes: MaskClasses | None
     abstain_below: float
     outputs: tuple[str, ...]
+    positive: tuple[str, ...] = ()
+    threshold: float | None = None
+    temperature: float = 1.0
 
     def to_json(self) -> dict:
         """Plain values; `from_json` reads them back."""
@@ -48,12 +54,12 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, value: dict) -> ModelInfo:
-        """Read what `to_json` writes; further keys are left alone.
+        """Read what `to_json` writes, also without the fields that have a default; further keys are left alone.
 
         Raises:
             KeyError: when a key is missing.
         """
-        masks = value["mask_classes"]
+        masks, threshold = value["mask_classes"], value.get("threshold")
         return cls(
             classes=tuple(value["classes"]),
             image_size=int(value["image_size"]),
@@ -61,6 +67,9 @@ class ModelInfo:
             mask_classes=MaskClasses.from_json(masks) if masks else None,
             abstain_below=float(value["abstain_below"]),
             outputs=tuple(value["outputs"]),
+            positive=tuple(value.get("positive", ())),
+            threshold=None if threshold is None else float(threshold),
+            temperature=float(value.get("temperature", 1.0)),
         )
 
 
@@ -74,6 +83,9 @@ class ClassProbabilities(keras.layers.Layer):
             The arg-max doesn't change.
         abstain_below: in [0, 1]; a largest probability below it is a "not sure". Kept, not applied.
         resize: how images become the model's square, ``"stretch"`` or ``"pad"``. Kept, not applied.
+        positive: names of the classes that count as positive, some of `classes` and not all. Kept, not applied.
+        threshold: in [0, 1]; a case is positive when the sum of their probabilities is at least this. Given with
+            `positive`, or neither.
 
     Call:
         logits: (B, classes); returns float32 (B, classes), rows sum to 1.
@@ -92,6 +104,8 @@ class ClassProbabilities(keras.layers.Layer):
         temperature: float = 1.0,
         abstain_below: float = 0.0,
         resize: str = "stretch",
+        positive: Sequence[str] = (),
+        threshold: float | None = None,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -101,14 +115,34 @@ class ClassProbabilities(keras.layers.Layer):
             raise ValueError(
                 f"`classes` must be at least two different names in sorted order, received {list(classes)}"
             )
+        self.classes = tuple(classes)
+        self.decide(temperature, abstain_below, positive, threshold)
+        self.resize = check_resize_mode(resize)
+
+    def decide(
+        self,
+        temperature: float = 1.0,
+        abstain_below: float = 0.0,
+        positive: Sequence[str] = (),
+        threshold: float | None = None,
+    ) -> None:
+        """Set what is chosen on validation cases. A function that was traced before keeps the temperature it had.
+
+        Raises:
+            ValueError: on arguments out of range; see the class.
+        """
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"`temperature` must be a positive number, received {temperature!r}")
         if not 0 <= abstain_below <= 1:
             raise ValueError(f"`abstain_below` must lie in [0, 1], received {abstain_below!r}")
-        self.classes = tuple(classes)
-        self.temperature = float(temperature)
-        self.abstain_below = float(abstain_below)
-        self.resize = check_resize_mode(resize)
+        if isinstance(positive, str) or not set(positive) < set(self.classes):
+            raise ValueError(f"`positive` must be some of {list(self.classes)} and not all, received {positive!r}")
+        if bool(positive) != (threshold is not None):
+            raise ValueError(f"`positive` and `threshold` go together, received {positive!r} and {threshold!r}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"`threshold` must lie in [0, 1], received {threshold!r}")
+        self.temperature, self.abstain_below = float(temperature), float(abstain_below)
+        self.positive, self.threshold = tuple(positive), None if threshold is None else float(threshold)
 
     def build(self, input_shape):
         if len(input_shape) != 2 or input_shape[-1] != len(self.classes):
@@ -130,6 +164,8 @@ class ClassProbabilities(keras.layers.Layer):
             "temperature": self.temperature,
             "abstain_below": self.abstain_below,
             "resize": self.resize,
+            "positive": list(self.positive),
+            "threshold": self.threshold,
         }
 
 
@@ -206,13 +242,17 @@ def model_info(model: keras.Model) -> ModelInfo:
             f"the output layers of {model.name!r} disagree about `resize`: {classes.resize!r} for classes, "
             f"{masks.resize!r} for masks"
         )
+    decided = classes is not None and "probabilities" in outputs
     return ModelInfo(
-        classes=classes.classes if classes is not None and "probabilities" in outputs else (),
+        classes=classes.classes if decided else (),
         image_size=_square_side(model),
         resize=(classes or masks).resize,
         mask_classes=masks.mask_classes if masks is not None and "mask" in outputs else None,
-        abstain_below=classes.abstain_below if classes is not None else 0.0,
+        abstain_below=classes.abstain_below if decided else 0.0,
         outputs=outputs,
+        positive=classes.positive if decided else (),
+        threshold=classes.threshold if decided else None,
+        temperature=classes.temperature if decided else 1.0,
     )
 
 
@@ -234,7 +274,7 @@ def _nested(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 def _square_side(model: keras.Model) -> int:
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    if isinstance(model.input, dict) and "lesion" in model.input:
+    if isinstance(model.input, dict) and len(model.input) > 1:
         raise ValueError(
             f"the model {model.name!r} takes a mask with every image: it is a control, made to be compared"
         )

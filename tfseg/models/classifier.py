@@ -14,6 +14,7 @@ from tfseg.layers.masking import LesionProbability, mask_layer
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
 from tfseg.layers.saliency import ClassActivationMap
 from tfseg.layers.taped import Rectifier
+from tfseg.layers.unfamiliarity import Unfamiliarity
 from tfseg.models.cut import cut
 
 
@@ -123,6 +124,7 @@ def inference_graph(
     saliency: str = "grad_cam",
     resize: str = "stretch",
     saliency_layer: str | None = None,
+    unfamiliarity: bool = False,
 ) -> keras.Model:
     """One graph from image to everything that is served.
 
@@ -136,11 +138,12 @@ def inference_graph(
         saliency: a name out of `tfseg.layers.saliency.METHODS`; the predicted class is explained.
         resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
         saliency_layer: the backbone's layer whose output is explained; None for its last maps.
+        unfamiliarity: whether to tell how unlike the training cases an image is, by the maps that are explained.
 
     Returns:
         A functional model from ``image`` to ``probabilities`` (B, classes), ``saliency`` (B, H, W, 1) and, with a
-        segmenter, ``mask`` (B, H, W, C). Of an approach whose mask is given, from ``{"image", "lesion"}``, lesion (B,
-        H, W, 1): that can be tested, not served.
+        segmenter, ``mask`` (B, H, W, C); with `unfamiliarity` that too, (B,), 0 until its layer is fitted. Of an
+        approach whose mask is given, from ``{"image", "lesion"}``, lesion (B, H, W, 1): that can be tested, not served.
 
     Raises:
         ConfigError: unknown approach, a masking approach without a segmenter, or a layer that can't be explained.
@@ -163,9 +166,13 @@ def inference_graph(
             lesion = LesionProbability(mask_classes.lesion_channels, dtype="float32", name="lesion")(mask)
             visible = mask_layer(approach)(image, lesion)
     features, explain = explained(classifier, saliency, saliency_layer)
-    found = explain(features(visible, training=False), training=False)
+    maps = features(visible, training=False)
+    found = explain(maps, training=False)
     outputs["saliency"] = found["saliency"]
     outputs["probabilities"] = ClassProbabilities(class_names, resize=resize, name="probabilities")(found["logits"])
+    if unfamiliarity:
+        last = maps[0] if isinstance(maps, list) else maps
+        outputs["unfamiliarity"] = Unfamiliarity(len(class_names), name="unfamiliarity")(last)
     return keras.Model(inputs, outputs, name=approach)
 
 

@@ -14,17 +14,18 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from tfseg.approaches import APPROACHES
 from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
 from tfseg.layers.saliency import ClassActivationMap
 from tfseg.layers.taped import Rectifier, TapedConcatenate
+from tfseg.layers.unfamiliarity import Unfamiliarity
 from tfseg.models.classifier import build_head
 
 PACKAGE = "tfseg"
 POOLINGS = ("flatten", "gap", "gate")
-# What the class map holds, and how it is brought to another size: class indices must not be mixed.
-MASK_INPUTS = {"softmax": "bilinear", "argmax": "nearest"}
+MASK_INPUTS = ("softmax", "argmax")
 CHANNELS = 3
 
 
@@ -36,40 +37,51 @@ class Fusion:
         image_features: image (B, H, W, 3) in [0, 1] → feature maps (B, r, c, K).
         mask_features: class map (B, h, w, 3) in [0, 1] → feature maps (B, r', c', K').
         head: both feature maps, the image's first → logits (B, classes), float32.
+        mask_input: what the mask's branch sees of a class map, see `ClassMap`.
     """
 
     image_features: keras.Model
     mask_features: keras.Model
     head: keras.Model
+    mask_input: str = "softmax"
 
-    def feature_maps(self, image, classes, mask_input: str = "softmax", training: bool | None = None) -> list:
-        """What the head takes: the image's maps and those of the class map, which is resized for its branch.
+    def feature_maps(self, image, classes, training: bool | None = None) -> list:
+        """What the head takes: the image's maps and those of the class map.
 
         Args:
             image: (B, H, W, 3) in [0, 1].
-            classes: (B, any height, any width, 3) in [0, 1].
-            mask_input: what the class map holds, see `ClassMap`: probabilities are resized bilinearly, classes by
-                nearest neighbour.
+            classes: (B, h, w, 3) in [0, 1].
             training: as in Keras; None leaves it to the call around.
         """
-        size = self.mask_features.input_shape[1:3]
-        if tuple(classes.shape[1:3]) != tuple(size):
-            classes = layers.Resizing(*size, _interpolation(mask_input), dtype="float32", name="resized")(classes)
+        classes = ClassMap(self.mask_input, dtype="float32", name="class_map")(classes)
         return [self.image_features(image, training=training), self.mask_features(classes, training=training)]
 
-    def logits_model(self, mask_input: str = "softmax") -> keras.Model:
-        """The model that cross entropy trains: inputs ``image`` and ``classes`` (B, H, W, 3) → ``logits``.
+    def logits_model(self) -> keras.Model:
+        """The model that cross entropy trains: inputs ``image`` and ``classes`` (B, h, w, 3) → ``logits``.
 
-        The class map is an input of the image's size, because a frozen segmenter's maps are computed once per case and
-        moved together with the image.
+        The class map is an input, because a frozen segmenter's maps are computed once per case and moved together with
+        the image.
         """
-        shape = self.image_features.input_shape[1:]
         inputs = {
-            "image": keras.Input(shape, name="image"),
-            "classes": keras.Input((*shape[:2], CHANNELS), name="classes"),
+            "image": keras.Input(self.image_features.input_shape[1:], name="image"),
+            "classes": keras.Input(self.mask_features.input_shape[1:], name="classes"),
         }
-        logits = self.head(self.feature_maps(inputs["image"], inputs["classes"], mask_input))
+        logits = self.head(self.feature_maps(inputs["image"], inputs["classes"]))
         return keras.Model(inputs, logits, name="classifier")
+
+    def joint_model(self, segmenter: keras.Model, mask_classes: MaskClasses) -> keras.Model:
+        """The model that trains the segmenter too: ``image`` → ``logits`` and the ``mask``'s logits (B, H, W, C).
+
+        Raises:
+            ConfigError: the branch sees classes, through which no gradient comes back.
+        """
+        if self.mask_input != "softmax":
+            raise ConfigError(f"`mask_input` must be softmax where the segmenter learns, received {self.mask_input!r}")
+        image = keras.Input(self.image_features.input_shape[1:], name="image")
+        mask = segmenter(image)
+        seen = class_map(mask, mask_classes, self.mask_features.input_shape[1:3])
+        logits = self.head(self.feature_maps(image, seen))
+        return keras.Model(image, {"logits": logits, "mask": mask}, name="classifier")
 
 
 def build_fusion(
@@ -79,6 +91,7 @@ def build_fusion(
     pooling: str = "flatten",
     units: int | None = 64,
     dropout: float = 0.0,
+    mask_input: str = "softmax",
 ) -> Fusion:
     """Join two backbones by a head.
 
@@ -86,17 +99,20 @@ def build_fusion(
         image_features, mask_features: two networks, see `tfseg.models.backbones.build_backbone`; their inputs may have
             different sizes. Layers and weights are taken over, not copied.
         classes, pooling, units, dropout: see `build_fusion_head`.
+        mask_input: see `Fusion`.
 
     Raises:
-        ConfigError: an argument of the head out of range.
+        ConfigError: an argument of the head out of range, or an unknown `mask_input`.
     """
+    _check_mask_input(mask_input)
     # A graph can't hold two networks of one name.
     image_features, mask_features = (
         keras.Model(features.input, features.output, name=name)
         for features, name in ((image_features, "image_features"), (mask_features, "mask_features"))
     )
     shapes = [features.output_shape[1:] for features in (image_features, mask_features)]
-    return Fusion(image_features, mask_features, build_fusion_head(*shapes, classes, pooling, units, dropout))
+    head = build_fusion_head(*shapes, classes, pooling, units, dropout)
+    return Fusion(image_features, mask_features, head, mask_input)
 
 
 def build_fusion_head(
@@ -176,49 +192,90 @@ def head_parameters(image_shape, mask_shape, classes: int, pooling: str = "flatt
 def fusion_graph(
     fusion: Fusion,
     class_names: tuple[str, ...],
-    segmenter: keras.Model,
+    approach: str = "fusion_gap",
+    segmenter: keras.Model | None = None,
     mask_classes: MaskClasses | None = None,
-    mask_input: str = "softmax",
     saliency: str = "grad_cam",
     resize: str = "stretch",
+    unfamiliarity: bool = False,
 ) -> keras.Model:
     """One graph from image to everything that is served.
 
     Args:
         fusion: the trained parts.
         class_names: sorted, in the order of the logits.
-        segmenter: image → mask logits; called in inference mode.
+        approach: a name out of `tfseg.approaches.APPROACHES`.
+        segmenter: image → mask logits; called in inference mode. Approaches whose mask is given have none.
         mask_classes: what the segmenter's channels mean, at most three.
-        mask_input: see `ClassMap`.
         saliency: a name out of `tfseg.layers.saliency.METHODS`; the predicted class is explained.
         resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
+        unfamiliarity: whether to tell how unlike the training cases an image is, by the maps of its own branch, as the
+            output ``unfamiliarity`` (B,).
 
     Returns:
         A functional model from ``image`` to ``mask`` (B, H, W, C), ``probabilities`` (B, classes), ``saliency`` and
-        ``saliency_mask`` (B, H, W, 1), the maps of the image's and of the mask's branch.
+        ``saliency_mask`` (B, H, W, 1), the maps of the image's and of the mask's branch. Of an approach whose mask is
+        given, from ``{"image", "classes"}``, classes (B, h, w, 3), and without ``mask``: that can be tested, not
+        served.
 
     Raises:
-        ConfigError: more than three mask classes, or an unknown `mask_input`.
+        ConfigError: no segmenter where one is needed, or more than three mask classes.
     """
+    given = APPROACHES[approach].mask_given
+    if not given and segmenter is None:
+        raise ConfigError(f"the approach {approach} needs a segmenter")
     image = keras.Input(fusion.image_features.input_shape[1:], name="image", dtype="float32")
-    mask_classes = mask_classes or MaskClasses()
-    mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(segmenter(image, training=False))
-    classes = ClassMap(mask_input, dtype="float32", name="classes")(mask)
-    maps = fusion.feature_maps(image, classes, mask_input, training=False)
+    inputs, outputs = image, {}
+    if given:
+        seen = keras.Input(fusion.mask_features.input_shape[1:], name="classes", dtype="float32")
+        inputs = {"image": image, "classes": seen}
+    else:
+        mask_classes = mask_classes or MaskClasses()
+        logits = segmenter(image, training=False)
+        outputs["mask"] = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(logits)
+        seen = class_map(logits, mask_classes, fusion.mask_features.input_shape[1:3])
+    maps = fusion.feature_maps(image, seen, training=False)
     found = BranchActivationMaps(fusion.head, image.shape[1:3], saliency, name="saliency")(maps, training=False)
-    outputs = {
-        "mask": mask,
+    outputs |= {
         "probabilities": ClassProbabilities(class_names, resize=resize, name="probabilities")(found["logits"]),
         "saliency": found["saliency"],
         "saliency_mask": found["saliency_mask"],
     }
-    return keras.Model(image, outputs, name="fusion")
+    if unfamiliarity:
+        outputs["unfamiliarity"] = Unfamiliarity(len(class_names), name="unfamiliarity")(maps[0])
+    return keras.Model(inputs, outputs, name=approach)
 
 
-def _interpolation(mask_input):
+def class_map(logits, mask_classes: MaskClasses, size: tuple[int, int]):
+    """What the second branch sees of a segmenter, at its own size.
+
+    The logits are resized, bilinearly, and not the probabilities: a softmax over all pixels of the image would take
+    longer than the branch itself.
+
+    Args:
+        logits: of a mask, (B, H, W, C).
+        mask_classes: what the channels mean.
+        size: (h, w).
+
+    Returns:
+        (B, h, w, 3) in [0, 1], see `ClassMap`.
+    """
+    if tuple(logits.shape[1:3]) != tuple(size):
+        logits = layers.Resizing(*size, dtype="float32", name="resized_logits")(logits)
+    kind = "sigmoid" if mask_classes.channels == 1 else "softmax"
+    probabilities = layers.Activation(kind, dtype="float32", name="resized_probabilities")(logits)
+    return ClassMap(dtype="float32", name="classes_as_image")(probabilities)
+
+
+def class_map_graph(segmenter: keras.Model, mask_classes: MaskClasses, size: tuple[int, int]) -> keras.Model:
+    """A segmenter's class maps: ``image`` (B, H, W, 3) → ``classes`` (B, h, w, 3); see `class_map`."""
+    image = keras.Input(segmenter.input_shape[1:], name="image", dtype="float32")
+    return keras.Model(image, {"classes": class_map(segmenter(image, training=False), mask_classes, size)})
+
+
+def _check_mask_input(mask_input):
     if mask_input not in MASK_INPUTS:
         raise ConfigError(f"`mask_input` must be one of {', '.join(MASK_INPUTS)}, received {mask_input!r}")
-    return MASK_INPUTS[mask_input]
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -246,7 +303,7 @@ class ClassMap(layers.Layer):
 
     def __init__(self, kind="softmax", **kwargs):
         super().__init__(**kwargs)
-        _interpolation(kind)
+        _check_mask_input(kind)
         self.kind = kind
 
     def build(self, input_shape):

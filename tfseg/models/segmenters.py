@@ -55,6 +55,29 @@ def build_segmenter(name: str, input_shape: tuple[int, int, int], classes: int =
     return SEGMENTERS[name](input_shape, classes, **options)
 
 
+def at_scale(segmenter: keras.Model, scale: int) -> keras.Model:
+    """A segmenter for larger images, which works on them made smaller by averaging.
+
+    Args:
+        segmenter: image (B, h, w, 3) in [0, 1] → logits (B, h, w, classes).
+        scale: how many times larger the new one's images are, at least 1.
+
+    Returns:
+        A functional model named ``segmenter``, image (B, scale · h, scale · w, 3) → logits of the same size, float32,
+        brought back bilinearly.
+    """
+    if scale == 1:
+        return segmenter
+    height, width, channels = segmenter.input_shape[1:]
+    image = keras.Input((scale * height, scale * width, channels), name="image")
+    smaller = keras.layers.AveragePooling2D(scale, name="made_smaller")(image)
+    inner = keras.Model(segmenter.input, segmenter.output, name="scaled_segmenter")
+    logits = keras.layers.UpSampling2D(scale, interpolation="bilinear", dtype="float32", name="made_larger")(
+        inner(smaller)
+    )
+    return keras.Model(image, logits, name="segmenter")
+
+
 def segmenter_options(name: str) -> tuple[str, ...]:
     """The options of a segmenter, by name."""
     builder = SEGMENTERS[name]

@@ -24,26 +24,37 @@ def for_segmentation(batch):
     return batch["image"], batch["mask"], batch["valid"]
 
 
-def for_classification(weights: np.ndarray | None, masked: bool) -> Callable:
-    """The adapter to ({image, lesion}, label, class weight).
+def for_classification(weights: np.ndarray | None, map_input: str | None = None) -> Callable:
+    """The adapter to ({image, map}, label, class weight).
 
     Args:
         weights: of the classes, (C,), or None.
-        masked: whether the model takes the lesion's probability too.
+        map_input: the map that the model takes too, ``"lesion"`` or ``"classes"``.
     """
     table = None if weights is None else tf.constant(weights, tf.float32)
 
     def adapt(batch):
-        inputs = {"image": batch["image"]} | ({"lesion": batch["lesion"]} if masked else {})
+        inputs = {"image": batch["image"]} | ({map_input: batch[map_input]} if map_input else {})
         weight = tf.ones_like(batch["label"], tf.float32) if table is None else tf.gather(table, batch["label"])
         return inputs, batch["label"], weight
 
     return adapt
 
 
+def for_joint(weights: np.ndarray | None) -> Callable:
+    """The adapter to (image, {logits: label, mask}, {logits: class weight, mask: pixel weights})."""
+    classification = for_classification(weights)
+
+    def adapt(batch):
+        inputs, label, weight = classification(batch)
+        return inputs["image"], {"logits": label, "mask": batch["mask"]}, {"logits": weight, "mask": batch["valid"]}
+
+    return adapt
+
+
 def for_centiou(weights: np.ndarray | None, mask_classes: MaskClasses) -> Callable:
     """The adapter to (image, {label, lesion, valid}, class weight)."""
-    classification = for_classification(weights, masked=False)
+    classification = for_classification(weights)
 
     def adapt(batch):
         inputs, label, weight = classification(batch)

@@ -31,7 +31,7 @@ def train_probe(
     training: np.ndarray,
     validation: np.ndarray,
     classes: int,
-    lesion_probability: np.ndarray | None = None,
+    maps: np.ndarray | None = None,
     memo: dict | None = None,
 ) -> Trained:
     """Fit a linear head on frozen features.
@@ -46,7 +46,7 @@ def train_probe(
         arrays: decoded cases.
         training, validation: positions of labelled cases, int.
         classes: number of classes, each with a case in `training`.
-        lesion_probability: the frozen segmenter's maps, uint8 (N, S, S), for the masking approaches.
+        maps: the frozen segmenter's maps, uint8 (N, S, S), for the masking approaches.
         memo: keeps the features of unmasked images for the next training of the run.
     """
     from scipy.special import softmax
@@ -60,7 +60,7 @@ def train_probe(
     flips = FLIPS if augmentation_of(config).flips else FLIPS[:1]
     if APPROACHES[approach].masked:
         # Every fold's segmenter shows other parts of the images.
-        views = _pooled(features, arrays, flips, mask_layer(approach), lesion_probability)
+        views = _pooled(features, arrays, flips, mask_layer(approach), maps)
     else:
         memo = {} if memo is None else memo
         key = ("pooled", config.backbone, config.weights_of(config.backbone), flips)
@@ -104,12 +104,12 @@ def train_probe(
     return Trained(classifier, pd.DataFrame([record]), validation=probabilities.astype(np.float32))
 
 
-def _pooled(features, arrays, flips, mask=None, lesion_probability=None, batch_size=32) -> np.ndarray:
+def _pooled(features, arrays, flips, mask=None, maps=None, batch_size=32) -> np.ndarray:
     """Mean feature of every labelled case in every flip, float32 (flips, N, K); 0 of the others."""
     pool = tf.function(lambda image: ops.mean(features(image, training=False), axis=(1, 2)), reduce_retracing=True)
     labelled, found = np.flatnonzero(arrays.labels >= 0), []
     with progress_bar(f"features of {len(labelled)} images", len(labelled)) as advance:
-        for batch in make_batches(arrays, labelled, batch_size, lesion_probability=lesion_probability):
+        for batch in make_batches(arrays, labelled, batch_size, maps=None if mask is None else {"lesion": maps}):
             image = batch["image"] if mask is None else mask(batch["image"], batch["lesion"])
             found.append(np.stack([pool(ops.flip(image, axes) if axes else image).numpy() for axes in flips]))
             advance(len(image))

@@ -9,7 +9,7 @@ import keras
 import pandas as pd
 
 from tfseg.config import ComparisonConfig
-from tfseg.data.balance import balance_positions
+from tfseg.data.balance import balance_positions, drawn_per_class
 from tfseg.data.batches import CaseArrays, make_batches, steps_per_epoch
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError, UserError
@@ -17,7 +17,7 @@ from tfseg.losses.dice import MaskLoss
 from tfseg.losses.segmentation import build_loss
 from tfseg.metrics.segmentation import LesionDice, LesionIoU
 from tfseg.models.classifier import segmentation_graph
-from tfseg.models.segmenters import build_segmenter
+from tfseg.models.segmenters import at_scale, build_segmenter
 from tfseg.training.callbacks import Plateau
 from tfseg.training.devices import training_batch_size, validation_batch_size
 from tfseg.training.fit import fit, for_segmentation
@@ -52,6 +52,13 @@ def train_segmenter(
         raise ConfigError(
             f"a segmenter needs masks: {len(training)} of the training and {len(validation)} of the validation "
             "cases have one; give `--segmenter-file` of a trained one, or only approaches that need none"
+        )
+    if config.segmenter_masks:
+        validated = max(1, round(config.val_fraction * config.segmenter_masks))
+        learned = max(1, config.segmenter_masks - validated)
+        training, validation = (
+            drawn_per_class(arrays.labels, part, count, config.split_seed)
+            for part, count in ((training, learned), (validation, validated))
         )
     training = balance_positions(arrays.labels, training, config.balance, config.seed)
     strategy = prepare(config)
@@ -123,7 +130,9 @@ def configured_segmenter(config: ComparisonConfig, channels: int, pretrained: bo
         "encoder_weights": config.weights_of(encoder) if encoder and pretrained else None,
     }
     options |= named_values(config.segmenter_options, "segmenter_options")
-    return build_segmenter(config.segmenter, (config.image_size, config.image_size, 3), channels, **options)
+    side, scale = config.image_size, config.segmenter_scale
+    segmenter = build_segmenter(config.segmenter, (side // scale, side // scale, 3), channels, **options)
+    return at_scale(segmenter, scale)
 
 
 def configured_loss(config: ComparisonConfig) -> MaskLoss:

@@ -14,6 +14,7 @@ from tfseg.config import ComparisonConfig
 from tfseg.data.augment import RECIPES, Augmentation
 from tfseg.data.batches import CaseArrays, make_batches
 from tfseg.models.classifier import Classifier
+from tfseg.models.fusion import Fusion
 from tfseg.training.devices import make_strategy, seed_everything, set_precision
 from tfseg.training.fit import make_optimizer
 
@@ -23,17 +24,19 @@ class Trained:
     """What a training of a classifier gives.
 
     Args:
-        classifier: the trained parts.
+        classifier: the trained parts; a `Fusion` where there is a second branch.
         history: one row per epoch.
         note: why it broke off, or "".
         validation: probabilities of the validation cases, (n, C), where the classifier itself has seen them; else
             None.
+        segmenter: the one that learned together with it, image → mask logits; else None.
     """
 
-    classifier: Classifier
+    classifier: Classifier | Fusion
     history: pd.DataFrame
     note: str = ""
     validation: np.ndarray | None = None
+    segmenter: keras.Model | None = None
 
 
 def prepare(config: ComparisonConfig) -> tf.distribute.Strategy:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import CENTIOU_FIELDS, CLASSIFIER_FIELDS, PREDICTION_FIELDS, ComparisonConfig
+from tfseg.config import CENTIOU_FIELDS, CLASSIFIER_FIELDS, DECISION_FIELDS, PREDICTION_FIELDS, ComparisonConfig
 from tfseg.errors import ConfigError
 from tfseg.spaces import Choices, Range, Space, spaces
 
@@ -251,13 +251,13 @@ def _word(value: Any) -> str:
 
 def _check_effect(name: str, config: ComparisonConfig, part: Part) -> None:
     """Refuse a field that would make the trials differ in something else than what is trained, or in nothing."""
-    masked = part == "classifier" and APPROACHES[config.approaches[0]].masked
+    masked = part == "classifier" and APPROACHES[config.approaches[0]].needs_segmenter
     reason = None
     if name in OF_DATA:
         reason = "all trials are measured on the same cases"
     elif name in OF_MACHINE:
         reason = "it is no setting of the training"
-    elif name in PREDICTION_FIELDS:
+    elif name in PREDICTION_FIELDS + DECISION_FIELDS:
         reason = "a trial is judged by its training, which doesn't look at it"
     elif part == "classifier" and name.startswith("segmenter"):
         reason = "it is the segmenter's: `--part segmenter` searches that"

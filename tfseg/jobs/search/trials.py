@@ -62,7 +62,7 @@ class Search:
     @property
     def masked(self) -> bool:
         """Whether the trials look at a segmenter's maps."""
-        return self.plan.part == "classifier" and APPROACHES[self.config.approaches[0]].masked
+        return self.plan.part == "classifier" and APPROACHES[self.config.approaches[0]].needs_segmenter
 
     def cells(self) -> list[Cell]:
         """The segmenter of each fold where one is looked at, then trial by trial."""
@@ -189,7 +189,7 @@ class Search:
                 _, history, note = train_segmenter(config, arrays, split, sitting)
                 monitor = "val_iou"
             else:
-                maps = self._lesion_maps(cell.fold, arrays) if self.masked else None
+                maps = self._frozen_maps(cell.fold, arrays) if self.masked else None
                 classes, approach = len(self.cases.classes), config.approaches[0]
                 trained = train_classifier(config, approach, arrays, split, classes, maps, sitting)
                 history, note, monitor = trained.history, trained.note, config.monitor
@@ -222,12 +222,14 @@ class Search:
         name = "segmenter.keras" if len(self.splits) == 1 else f"segmenter/fold{fold}.keras"
         return self.run.path("models", name)
 
-    def _lesion_maps(self, fold: int, arrays: CaseArrays) -> np.ndarray:
-        """The frozen segmenter's maps of the training and validation cases, uint8 (N, S, S); others stay empty."""
+    def _frozen_maps(self, fold: int, arrays: CaseArrays) -> np.ndarray:
+        """The frozen segmenter's maps of the training and validation cases; the others' stay empty."""
         if fold not in self._maps:
             graph = keras.saving.load_model(self._segmenter_path(fold), compile=False)
             seen = np.sort(np.concatenate([self.splits[fold].train, self.splits[fold].val]))
-            self._maps[fold] = frozen_maps(graph, arrays, seen)
+            fusion = APPROACHES[self.config.approaches[0]].fusion
+            size = (self.config.mask_size or self.config.image_size) if fusion else None
+            self._maps[fold] = frozen_maps(graph, arrays, size, seen)
         return self._maps[fold]
 
     def _arrays_of(self, config: ComparisonConfig) -> CaseArrays:

@@ -1,0 +1,166 @@
+"""Two branches in a comparison: trained on cached class maps, stored as one graph, beside the controls."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfseg.approaches import APPROACHES
+from tfseg.data.batches import load_arrays
+from tfseg.data.sources import load_cases
+from tfseg.data.splits import read_split
+from tfseg.errors import ConfigError
+from tfseg.export.predictor import load_predictor
+from tfseg.jobs.comparison import run_comparison
+from tfseg.jobs.masks import frozen_maps, true_maps
+from tfseg.jobs.rows import ClassifierRow
+from tfseg.presets import CERVICAL_PRESETS
+from tfseg.run import read_json
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "cervical.py"
+MASK_SIZE = 16
+ROWS = [
+    ClassifierRow("classical", "plain"),
+    ClassifierRow("gap", "fusion_gap"),
+    ClassifierRow("argmax", "fusion_flatten", {"mask_input": "argmax"}),
+    ClassifierRow("joint", "fusion_gate", {"joint_segmentation": 0.5}),
+    ClassifierRow("fusion_oracle", "fusion_oracle"),
+    ClassifierRow("fusion_zeroed", "fusion_zeroed"),
+]
+
+
+@pytest.fixture(scope="module")
+def config(tiny, phantoms):
+    return tiny(phantoms, mask_size=MASK_SIZE, segmenter_scale=2, segmenter_epochs=4, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def fused(config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fused") / "run"
+    return run_comparison(config, out, rows=ROWS, say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def arrays(config):
+    return load_arrays(load_cases(config.data), config.image_size)
+
+
+def stored(run, row):
+    return keras.saving.load_model(run.path("models", row, "model.keras"), compile=False)
+
+
+def test_all_rows_are_in_the_table(fused):
+    rows = {row["name"]: row for row in read_json(fused.path("metrics.json"))["rows"]}
+    assert list(rows) == ["segmenter", *(row.name for row in ROWS)]
+    assert all(0.0 <= rows[row.name]["metrics"]["accuracy"]["mean"] <= 1.0 for row in ROWS)
+    assert rows["gap"]["settings"]["mask_size"] == MASK_SIZE and "mask_size" not in rows["classical"]["settings"]
+    # The usual row to export is no control.
+    assert not APPROACHES[next(row.approach for row in ROWS if row.name == best(fused))].control
+
+
+def best(run):
+    return read_json(run.path("metrics.json"))["best_row"]
+
+
+def test_the_stored_graph_decides_on_the_segmenters_map(fused, config, arrays):
+    """The head's logits from the cached map, and from the image alone, are the same."""
+    graph, segmenter = stored(fused, "gap"), keras.saving.load_model(fused.path("models", "segmenter.keras"))
+    test = read_split(fused.path("splits.json"), load_cases(config.data))[0].test
+    maps = frozen_maps(segmenter, arrays, MASK_SIZE, test)
+    assert maps.shape == (len(arrays), MASK_SIZE, MASK_SIZE, 3) and maps.dtype == np.uint8
+    assert not maps[np.setdiff1d(np.arange(len(arrays)), test)].any()
+    # One channel for background and lesion: what is not lesion is background, and there is no third class.
+    np.testing.assert_allclose(maps[test].astype(int).sum(-1), 255, atol=1)
+    assert not maps[test][..., 2].any()
+    images = arrays.images[test] / np.float32(255)
+    branches = [
+        graph.get_layer("image_features")(images, training=False),
+        graph.get_layer("mask_features")(maps[test] / np.float32(255), training=False),
+    ]
+    logits = graph.get_layer("saliency").head(branches, training=False)
+    expected = tf.nn.softmax(logits / graph.get_layer("probabilities").temperature)
+    found = load_predictor(fused.path("models", "gap", "model.keras")).predict(arrays.images[test])
+    np.testing.assert_allclose(found["probabilities"], expected, atol=0.01)
+    assert set(found) >= {"probabilities", "mask", "saliency", "saliency_mask"}
+
+
+def test_only_the_joint_training_changes_the_segmenter(fused):
+    before = keras.saving.load_model(fused.path("models", "segmenter.keras")).get_layer("segmenter").get_weights()
+    for row, same in (("gap", True), ("argmax", True), ("joint", False)):
+        after = stored(fused, row).get_layer("segmenter").get_weights()
+        assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True)) == same, row
+
+
+def test_the_joint_training_has_both_losses_and_chooses_by_the_classifiers(fused):
+    import pandas as pd
+
+    history = pd.read_csv(fused.path("history", "joint-fold0.csv"))
+    total = history["loss"] + 0.5 * history["mask_loss"]
+    np.testing.assert_allclose(history["joint_loss"], total, rtol=0.05)
+    assert {"val_loss", "val_accuracy", "val_balanced_accuracy"} <= set(history)
+    cell = read_json(fused.path("cells", "joint-fold0.json"))
+    assert cell["extra"]["best_epoch"] == history["epoch"][history["val_loss"].idxmin()]
+
+
+def test_controls_can_not_be_served(fused):
+    for name in ("fusion_oracle", "fusion_zeroed"):
+        graph = stored(fused, name)
+        assert set(graph.input) == {"image", "classes"} and "mask" not in graph.output
+
+
+def test_true_class_maps_hold_each_classs_share(tiny_masks):
+    maps = true_maps(tiny_masks, 2)
+    assert maps.shape == (1, 2, 2, 3)
+    # Quarters of background, lesion, half of each, and a half that counts nowhere.
+    np.testing.assert_allclose(
+        maps[0].reshape(4, 3) / 255, [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [0.5, 0, 0]], atol=0.003
+    )
+
+
+@pytest.fixture
+def tiny_masks(arrays):
+    mask = np.zeros((1, 32, 32), np.uint8)
+    mask[0, :16, 16:] = 1
+    mask[0, 16:, 8:16] = 1
+    mask[0, 16:, 24:] = 255
+    return replace(arrays, masks=mask, images=arrays.images[:1], ids=arrays.ids[:1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"saliency_layer": "stage2_down_conv"}, "`saliency_layer`: a fusion's maps"),
+        ({"head": "convolution"}, "`head`: a fusion has dense layers"),
+        ({"segmenter": "none"}, "fusion_gap: these approaches need a segmenter"),
+    ],
+)
+def test_what_a_fusion_can_not_have(config, changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        run_comparison(replace(config, **changes, approaches=("fusion_gap",)), tmp_path / "run", say=lambda line: None)
+
+
+class TestExperiment:
+    @pytest.fixture(scope="class")
+    def script(self):
+        return runpy.run_path(str(SCRIPT))
+
+    @pytest.mark.parametrize(("classes", "accuracy"), [(2, 0.942), (4, 0.725), (7, None)])
+    def test_the_papers_figures_are_beside_as_many_classes(self, script, classes, accuracy):
+        rows = {row.name: row for row in script["fusion_rows"](classes)}
+        paper = rows["fusion_gap"].paper
+        assert (paper["accuracy"] if paper else None) == accuracy
+        assert rows["classical"].approach == "plain" and rows["fusion_zeroed"].paper is None
+        controls = {name for name, row in rows.items() if APPROACHES[row.approach].control}
+        assert controls == {"fusion_oracle", "fusion_zeroed"}
+
+    def test_the_paper_preset_is_the_papers(self):
+        paper = CERVICAL_PRESETS["fusion"]["paper"]
+        assert (paper.backbone, paper.mask_backbone, paper.freeze_first) == ("xception", "resnet50", 40)
+        assert (paper.learning_rate, paper.batch_size, paper.epochs, paper.patience) == (1e-4, 32, 500, 20)
+        assert (paper.test_per_class, paper.val_fraction, paper.segmenter_masks) == (30, 0.2, 20)
