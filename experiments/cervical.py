@@ -9,10 +9,10 @@ other masks to be given; intervals are over the runs.
 
 `--stage fusion`: does a second network that sees the U-Net's class map help? `classical` is the image's network alone,
 `fusion_flatten` and `fusion_gap` are the paper's proposed models 1 and 2, `fusion_gate` is a head of our own. The
-U-Net of each fold learns from `--segmenter-masks` masks of each class, of the fold's training and validation part. Two
-controls say what the segmentation gives: `fusion_oracle` sees the true masks, in the test too, and `fusion_zeroed` an
-empty class map. Every column of `--tasks` is learned in a folder of its own; the paper's tasks are four classes, and
-two. `tfseg benchmark decisions --run FOLDER` then measures what a decision of each row costs.
+U-Net of each fold learns from `--segmenter-masks` masks of each class of the first task, of the fold's training and
+validation part. Two controls say what the segmentation gives: `fusion_oracle` sees the true masks, in the test too, and
+`fusion_zeroed` an empty class map. Every column of `--tasks` is learned in a folder of its own; the paper's tasks are
+four classes, and two. `tfseg benchmark decisions --run FOLDER` then measures what a decision of each row costs.
 
 Herlev is a cleaned public set of single cells. The paper's authors hold that results on such sets are not comparable
 with theirs, which are of smears as they leave the scanner.
@@ -132,7 +132,14 @@ def fusion(experiment: Experiment) -> str:
     for name, task in zip(names, tasks, strict=True):
         # Each task has its own names for what is to be found.
         positive = tuple(known for known in config.positive if known in classes[task])
-        own = {"target": task, "positive": positive, "sensitivity": config.sensitivity if positive else None}
+        # As many masks for each task as the first one has.
+        masks = round(config.segmenter_masks * len(classes[tasks[0]]) / len(classes[task]))
+        own = {
+            "target": task,
+            "segmenter_masks": masks,
+            "positive": positive,
+            "sensitivity": config.sensitivity if positive else None,
+        }
         finished = run_comparison(
             replace(config, **own),
             folder / name,

@@ -39,11 +39,12 @@ from pathlib import Path
 from typing import Literal
 
 from tfseg.cli import run_guarded
-from tfseg.config import BackboneName, ComparisonConfig
+from tfseg.config import ComparisonConfig
 from tfseg.errors import ConfigError
 from tfseg.experiment import Experiment, parse_experiment
 from tfseg.jobs.rows import ClassifierRow
 from tfseg.jobs.study.rows import StudyDesign, StudyRow
+from tfseg.names import BackboneName
 from tfseg.presets import ORAL_PRESETS
 from tfseg.quiet import import_tensorflow
 from tfseg.run import read_json, recorded_command

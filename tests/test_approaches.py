@@ -5,9 +5,9 @@ from typing import get_args
 import pytest
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import Approach
 from tfseg.layers.masking import MASK_LAYERS, HardMask, mask_layer
 from tfseg.models.fusion import POOLINGS
+from tfseg.names import Approach
 
 
 def test_the_command_line_knows_them_all():

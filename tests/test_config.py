@@ -172,6 +172,13 @@ class TestResolved:
         assert once.resolved() == once and once.epochs == 7
 
 
+def test_one_file_of_weights_and_two_branches():
+    with pytest.raises(ConfigError, match="backbone mobilenet_v2 and the mask's branch resnet50: give a folder"):
+        ComparisonConfig(data="d", weights="w.npz", backbone="mobilenet_v2", mask_backbone="resnet50")
+    for branch in ("auto", "mobilenet_v2", "small_cnn"):
+        ComparisonConfig(data="d", weights="w.npz", backbone="mobilenet_v2", mask_backbone=branch)
+
+
 class TestPlain:
     @pytest.mark.parametrize(
         "config",

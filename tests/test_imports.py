@@ -16,6 +16,8 @@ GROUND = {
     "errors",
     "spaces",
     "words",
+    "names",
+    "config_checks",
     "config",
     "approaches",
     "session",
@@ -37,7 +39,9 @@ ROOMS = {
     "words": {"errors"},
     "session": {"errors"},
     "approaches": set(),
-    "config": {"errors", "spaces", "words"},
+    "names": set(),
+    "config_checks": {"errors", "names", "words"},
+    "config": {"config_checks", "errors", "names", "spaces", "words"},
     "plain": {"errors", "config"},
     "presets": {"config"},
     "run": {"errors", "tfseg"},
@@ -108,7 +112,7 @@ def test_nothing_imports_the_experiments():
 
 
 def test_experiments_use_the_command_lines_parts_only():
-    ground = {"cli", "config", "presets", "experiment", "run", "quiet", "errors", "progress"}
+    ground = {"cli", "config", "names", "presets", "experiment", "run", "quiet", "errors", "progress"}
     for path in sorted((ROOT.parent / "experiments").glob("*.py")):
         rooms = {room_of(name) for name in imported(path) if name.split(".")[0] == "tfseg"}
         assert rooms <= ground | {"jobs", "data", "evaluation"}, path

@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import tyro
 
+from tfseg.config_checks import check_config
 from tfseg.errors import ConfigError
+from tfseg.names import Approach, BackboneName, Flips, Postprocessing
 from tfseg.spaces import Choices, Range
-from tfseg.words import named_values
 
-BackboneName = Literal[
-    "small_cnn",
-    "mobilenet_v2",
-    "squeezenet_1_0",
-    "squeezenet_1_1",
-    "shufflenet_v2",
-    "shufflenet_v2_x0_5",
-    "resnet34",
-    "resnet50",
-    "xception",
-    "convnext_tiny",
-    "convnext_small",
-    "efficientnet_b0",
-    "efficientnet_b4",
-    "densenet121",
-    "vit_b16",
-    "vit_tiny16",
-    "swin_t",
-    "swin_s",
-    "small_swin",
-]
-# Nobody publishes ImageNet weights of these that Keras or KerasHub can fetch.
-NO_IMAGENET = ("squeezenet_1_0", "squeezenet_1_1", "shufflenet_v2", "shufflenet_v2_x0_5", "vit_tiny16", "small_swin")
 # What names a file or a folder.
 PATH_FIELDS = ("data", "weights", "weights_dir", "segmenter_file", "split_file", "class_map", "cache_dir")
-Approach = Literal[
-    "plain",
-    "hard_mask",
-    "soft_mask",
-    "lesion_area",
-    "centiou",
-    "fusion_flatten",
-    "fusion_gap",
-    "fusion_gate",
-    "inverse_mask",
-    "lesion_removed",
-    "random_mask",
-    "oracle",
-    "fusion_oracle",
-    "fusion_zeroed",
-]
-Flips = Literal["none", "horizontal", "vertical", "both"]
-Postprocessing = Literal["largest_component", "fill_holes"]
 # What a trained segmenter's masks are made with; nothing of it is looked at in a training.
 PREDICTION_FIELDS = ("segmenter_flips", "segmenter_postprocessing")
 # What is chosen on the validation part when a classifier is trained.
@@ -65,17 +24,8 @@ FUSION_FIELDS = ("mask_backbone", "mask_size", "mask_input", "joint_segmentation
 CENTIOU_FIELDS = ("cross_entropy_share", "saliency_gradient", "saliency_target")
 CLASSIFIER_FIELDS = (
     *("backbone", "freeze_first", "unfreeze_per_epoch", "batch_norm", "head", "head_units", "dropout"),
-    *(
-        "class_weights",
-        *FUSION_FIELDS,
-        *CENTIOU_FIELDS,
-        "saliency",
-        "saliency_layer",
-        "pixel_steps",
-        "training",
-        "epochs",
-    ),
-    *("batch_size", "learning_rate", "patience", "monitor", "background_swap", *DECISION_FIELDS),
+    *("class_weights", *FUSION_FIELDS, *CENTIOU_FIELDS, "saliency", "saliency_layer", "pixel_steps"),
+    *("training", "epochs", "batch_size", "learning_rate", "patience", "monitor", "background_swap", *DECISION_FIELDS),
 )
 
 
@@ -303,76 +253,7 @@ class ComparisonConfig:
     """Same weights from the same seed, bit by bit; slower."""
 
     def __post_init__(self):
-        positive = ("image_size", "cross_validation", "repeats", "epochs", "batch_size", "patience")
-        of_segmenter = ("epochs", "batch_size", "width", "depth", "patience", "scale")
-        for name in (*positive, *(f"segmenter_{name}" for name in of_segmenter)):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, received {getattr(self, name)}")
-        for name in ("segmenter_learning_rate", "learning_rate"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(f"`{name}` must be above 0, received {getattr(self, name)}")
-        counts = ("epoch_images", "freeze_first", "unfreeze_per_epoch", "head_units", "seed", "split_seed")
-        for name in (
-            *counts,
-            "test_per_class",
-            "segmenter_masks",
-            "warmup_epochs",
-            "weight_decay",
-            "pixel_steps",
-            "joint_segmentation",
-        ):
-            if (getattr(self, name) or 0) < 0:
-                raise ConfigError(f"`{name}` must be at least 0, received {getattr(self, name)}")
-        ranges = {"dropout": 0.99, "momentum": 0.9999, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
-        shares = ("cross_entropy_share", "background_swap", "brightness", "contrast", "saturation")
-        for name, upper in {**ranges, **dict.fromkeys(shares, 1.0)}.items():
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= upper:
-                raise ConfigError(f"`{name}` must lie in [0, {upper:g}], received {value}")
-        if self.image_size % self.segmenter_scale:
-            raise ConfigError(
-                f"`segmenter_scale` must divide `image_size`, received {self.segmenter_scale} and {self.image_size}"
-            )
-        if not 0.0 < self.val_fraction < 1.0:
-            raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {self.val_fraction}")
-        if sum((self.cross_validation > 1, bool(self.split_file), bool(self.test_per_class))) > 1:
-            raise ConfigError("only one of `cross_validation`, `test_per_class` and `split_file` can divide the cases")
-        by_gradient = [name for name in self.approaches if name == "centiou" or name.startswith("fusion")]
-        if self.training == "probe" and by_gradient:
-            raise ConfigError(
-                f"{', '.join(by_gradient)} trains by gradient: it can't be an approach of `--training probe`"
-            )
-        if self.mask_size is not None and self.mask_size < 1:
-            raise ConfigError(f"`mask_size` must be at least 1, received {self.mask_size}")
-        if self.training == "probe" and self.head != "dense":
-            raise ConfigError("a probe has a linear head on pooled features: `head` must be dense")
-        check_decisions(self.sensitivity, self.positive, self.abstain_share, self.familiar_share)
-        if self.class_map and not self.external:
-            raise ConfigError("`class_map` is for `external` datasets, and there are none")
-        if not self.approaches or len(set(self.approaches)) != len(self.approaches):
-            raise ConfigError(f"`approaches` must name at least one, each once, received {list(self.approaches)}")
-        if self.weights is not None and self.backbone == "small_cnn":
-            raise ConfigError("small_cnn has no pretrained weights: leave `--weights` out or choose mobilenet_v2")
-        for name in ("segmenter_options", "segmenter_loss_options"):
-            named_values(getattr(self, name), name)
-        if self.segmenter_flips not in get_args(Flips):
-            known = ", ".join(get_args(Flips))
-            raise ConfigError(f"`segmenter_flips` must be one of {known}, received {self.segmenter_flips!r}")
-        if not set(self.segmenter_postprocessing) <= set(get_args(Postprocessing)):
-            known, given = ", ".join(get_args(Postprocessing)), list(self.segmenter_postprocessing)
-            raise ConfigError(f"`segmenter_postprocessing` must hold names out of {known}, received {given}")
-        if self.segmenter_slope is not None and not 0.0 <= self.segmenter_slope < 1.0:
-            raise ConfigError(f"`segmenter_slope` must lie in [0, 1), received {self.segmenter_slope}")
-        if self.weights is not None and self.weights_dir is not None:
-            raise ConfigError("give `weights` or `weights_dir`, not both")
-        fitting = {"auto", "none", "small_cnn", "mobilenet_v2" if self.backbone == "auto" else self.backbone}
-        if self.weights not in (None, "imagenet") and self.segmenter_encoder not in fitting:
-            raise ConfigError(
-                f"one file of weights can't be for the backbone {self.backbone} and the segmenter's encoder "
-                f"{self.segmenter_encoder}: give a folder with a file for each as `--weights-dir`"
-            )
-        if self.weights == "imagenet" and self.backbone in NO_IMAGENET:
-            raise ConfigError(f"Keras has no ImageNet weights for {self.backbone}: give `--weights PATH` of a file")
+        check_config(self)
 
     def resolved(self) -> ComparisonConfig:
         """The same with every ``auto`` decided."""
@@ -403,39 +284,6 @@ class ComparisonConfig:
                 f"found {', '.join(path.name for path in found) or 'none'}"
             )
         return str(found[0])
-
-
-def check_decisions(
-    sensitivity: float | None, positive: Sequence[str], abstain_share: float, familiar_share: float
-) -> None:
-    """Refuse what a classifier can't decide by; see the fields of `ComparisonConfig`.
-
-    Raises:
-        ConfigError: a share out of range, or positive classes without a sensitivity, or the other way round.
-    """
-    if sensitivity is not None and not 0.0 < sensitivity <= 1.0:
-        raise ConfigError(f"`sensitivity` must lie in (0, 1], received {sensitivity}")
-    if (sensitivity is None) != (not positive) or isinstance(positive, str):
-        raise ConfigError(
-            f"`positive` must name the classes of a `sensitivity`, and only then, received {positive!r} and "
-            f"{sensitivity}"
-        )
-    if not 0.0 <= abstain_share < 1.0:
-        raise ConfigError(f"`abstain_share` must lie in [0, 1), received {abstain_share}")
-    if not 0.0 <= familiar_share <= 1.0:
-        raise ConfigError(f"`familiar_share` must lie in [0, 1], received {familiar_share}")
-
-
-def check_positive(positive: Sequence[str], classes: Sequence[str]) -> None:
-    """Refuse positive classes that aren't some of these, or are all of them.
-
-    Raises:
-        ConfigError: names the classes.
-    """
-    if positive and not set(positive) < set(classes):
-        raise ConfigError(
-            f"`positive` must be some of the classes {', '.join(classes)} and not all, received {', '.join(positive)}"
-        )
 
 
 def _letters(name: str) -> str:

@@ -5,7 +5,6 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tfseg.config import Flips, Postprocessing
 from tfseg.data.cases import MaskClasses
 from tfseg.evaluation.postprocess import (
     FLIPS,
@@ -17,6 +16,7 @@ from tfseg.evaluation.postprocess import (
     largest_component,
     otsu_threshold,
 )
+from tfseg.names import Flips, Postprocessing
 
 
 def mask_of(*rows):

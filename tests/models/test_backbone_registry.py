@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from harness import check_model
 
-from tfseg.config import NO_IMAGENET, BackboneName
 from tfseg.errors import ConfigError, WeightsError
 from tfseg.models.backbones import BACKBONES, build_backbone
 from tfseg.models.backbones.blocks import ReverseChannels, standardised
 from tfseg.models.classifier import build_head
+from tfseg.names import NO_IMAGENET, BackboneName
 
 # Several seconds to build.
 LARGE = ("densenet121", "convnext_tiny", "convnext_small", "efficientnet_b4", "vit_b16", "swin_s")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tfseg.commands.arguments import Data, Model
-from tfseg.config import check_decisions
+from tfseg.config_checks import check_decisions
 from tfseg.quiet import import_tensorflow
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from tfseg.commands.arguments import Data, Model, Positional, command_line
-from tfseg.config import Flips, Postprocessing
 from tfseg.errors import UserError
+from tfseg.names import Flips, Postprocessing
 from tfseg.quiet import import_tensorflow
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from tfseg.config import Flips
 from tfseg.data.cases import MaskClasses
+from tfseg.names import Flips
 
 Threshold = float | Literal["otsu"]
 # The axes of (B, H, W, C) along which each of the averaged images is mirrored; the image itself comes first.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tfseg.config import Flips
 from tfseg.data.decode import restore_map
 from tfseg.errors import DataError, Problem, UserError
 from tfseg.evaluation.classification import FIXED_COLUMNS, predictions_table
@@ -15,6 +14,7 @@ from tfseg.evaluation.postprocess import class_mask
 from tfseg.export.overlays import draw_overlay, write_png
 from tfseg.export.predictor import load_predictor
 from tfseg.layers.outputs import ModelInfo
+from tfseg.names import Flips
 from tfseg.progress import progress_bar
 from tfseg.run import Run, recorded_path, written_whole
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import Flips
 from tfseg.data.decode import decode_image, resize_image, to_model_input
 from tfseg.data.ingest import image_bytes
 from tfseg.errors import Problem, UserError
@@ -17,6 +16,7 @@ from tfseg.evaluation.postprocess import flip_average
 from tfseg.export.mobile import read_litert_info
 from tfseg.export.serving import CARD_FILE, read_model_card
 from tfseg.layers.outputs import ModelInfo, model_info
+from tfseg.names import Flips
 from tfseg.quiet import silent_stderr
 
 

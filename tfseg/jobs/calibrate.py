@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfseg.config import check_decisions, check_positive
+from tfseg.config_checks import check_decisions, check_positive
 from tfseg.data.batches import load_arrays
 from tfseg.data.checks import check
 from tfseg.data.sources import load_cases

@@ -13,7 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import ComparisonConfig, Flips
+from tfseg.config import ComparisonConfig
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.decode import to_model_input
@@ -31,6 +31,7 @@ from tfseg.jobs.rows import ClassifierRow, rows_of
 from tfseg.layers.unfamiliarity import Unfamiliarity
 from tfseg.models.classifier import Classifier, decision_graph, inference_graph
 from tfseg.models.fusion import CHANNELS, Fusion, fusion_graph
+from tfseg.names import Flips
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
 from tfseg.training.segmenter import given_or_trained

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tfseg.config import Flips
 from tfseg.data.batches import load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import check
@@ -27,6 +26,7 @@ from tfseg.jobs.export import trained_model
 from tfseg.jobs.scored_cases import check_classes, mapped_cases, part_of
 from tfseg.jobs.scored_rows import classification_rows, predicted, segmentation_row
 from tfseg.jobs.unlike import check_unlike, unlike_rows
+from tfseg.names import Flips
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json, write_text
 

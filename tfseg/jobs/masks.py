@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfseg.config import Flips
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import to_model_input
 from tfseg.evaluation.postprocess import flip_average
 from tfseg.models.fusion import CHANNELS, class_map_graph
+from tfseg.names import Flips
 
 
 def predict_pixels(

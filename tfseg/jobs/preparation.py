@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import PATH_FIELDS, ComparisonConfig, check_positive
+from tfseg.config import PATH_FIELDS, ComparisonConfig
+from tfseg.config_checks import check_positive
 from tfseg.data.audit import Audit, audit_cases
 from tfseg.data.audit_page import write_audit
 from tfseg.data.batches import CaseArrays, load_arrays

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfseg.config import Flips
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import shown_path
@@ -21,6 +20,7 @@ from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.export.explanations import shuffled_maps
 from tfseg.export.predictor import KerasPredictor, Predictor
 from tfseg.jobs.cells import SEGMENTER_ROW
+from tfseg.names import Flips
 from tfseg.progress import progress_bar
 from tfseg.run import Run, written_whole
 
