@@ -15,11 +15,12 @@ from tfseg.evaluation.gradient_free import GRADIENT_FREE, ablation_cam
 from tfseg.evaluation.sanity import randomisation_check
 from tfseg.export.explanations import Explainer, explain_folder, shuffled_maps
 from tfseg.export.predictor import KerasPredictor
+from tfseg.layers.branches import BranchActivationMaps
 from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.backbones import build_backbone
 from tfseg.models.classifier import build_classifier, inference_graph, segmentation_graph
 from tfseg.models.cut import cut
-from tfseg.models.fusion import BranchActivationMaps, build_fusion, class_map, fusion_graph
+from tfseg.models.fusion import build_fusion, class_map, fusion_graph
 from tfseg.models.unet import unet
 
 SIDE = 32

@@ -90,6 +90,17 @@ def test_the_stored_graph_decides_on_the_segmenters_map(fused, config, arrays):
     assert set(found) >= {"probabilities", "mask", "saliency", "saliency_mask"}
 
 
+def test_the_maps_of_both_branches_are_kept(fused):
+    """On the same test images, of the same size, and not the same."""
+    with np.load(fused.path("outputs", "gap-fold0.npz")) as kept:
+        image, mask = kept["saliency"], kept["saliency_mask"]
+    assert image.shape == mask.shape and image.dtype == mask.dtype == np.uint8
+    assert image.max() > 0 and mask.max() > 0 and (image != mask).any()
+    with np.load(fused.path("outputs", "classical-fold0.npz")) as kept:
+        assert "saliency_mask" not in kept
+    assert fused.path("figures", "saliency.png").stat().st_size > 0
+
+
 def test_only_the_joint_training_changes_the_segmenter(fused):
     before = keras.saving.load_model(fused.path("models", "segmenter.keras")).get_layer("segmenter").get_weights()
     for row, same in (("gap", True), ("argmax", True), ("joint", False)):

@@ -15,15 +15,12 @@ from tfseg.errors import ConfigError
 from tfseg.export.mobile import export_litert
 from tfseg.export.predictor import load_predictor
 from tfseg.export.serving import export_saved_model
+from tfseg.layers.branches import MASK_INPUTS, BranchActivationMaps, ClassMap, OnGrid
 from tfseg.layers.outputs import model_info
 from tfseg.models.backbones import build_backbone, convolution_block, freeze_first
 from tfseg.models.classifier import build_classifier
 from tfseg.models.fusion import (
-    MASK_INPUTS,
     POOLINGS,
-    BranchActivationMaps,
-    ClassMap,
-    OnGrid,
     build_fusion,
     build_fusion_head,
     class_map,

@@ -17,10 +17,10 @@ from tfseg.evaluation.sanity import Randomised, randomisation_check
 from tfseg.export.overlays import draw_overlay, write_png
 from tfseg.export.predictions import find_images
 from tfseg.export.predictor import KerasPredictor, load_model
+from tfseg.layers.branches import BranchActivationMaps
 from tfseg.layers.outputs import model_info
 from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.cut import cut
-from tfseg.models.fusion import BranchActivationMaps
 from tfseg.progress import progress_bar
 from tfseg.run import Run, recorded_path, written_whole
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
-import tensorflow as tf
 
 from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig
 from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
-from tfseg.data.decode import to_model_input
 from tfseg.data.splits import Split
 from tfseg.evaluation.decisions import case_decisions
 from tfseg.evaluation.explanations import explanation_scores
-from tfseg.evaluation.postprocess import flip_average
 from tfseg.evaluation.scores import TestScores
 from tfseg.evaluation.segmentation import score_cases
 from tfseg.jobs.decisions import settle
+from tfseg.jobs.facts import model_facts, training_facts
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded
 from tfseg.jobs.masks import frozen_maps, lesion_maps, moved_maps, predict_masks, predict_pixels, true_maps
 from tfseg.jobs.rows import ClassifierRow, rows_of
-from tfseg.layers.unfamiliarity import Unfamiliarity
+from tfseg.layers.branches import CHANNELS
 from tfseg.models.classifier import Classifier, decision_graph, inference_graph
-from tfseg.models.fusion import CHANNELS, Fusion, fusion_graph
-from tfseg.names import Flips
+from tfseg.models.fusion import Fusion, fusion_graph
 from tfseg.run import Run, written_whole
 from tfseg.training.classifier import train_classifier
 from tfseg.training.segmenter import given_or_trained
@@ -182,7 +177,11 @@ class Comparison:
             self.run,
             cell,
             probabilities=outputs["probabilities"],
-            saliency=np.round(255 * outputs["saliency"][..., 0]).astype(np.uint8),
+            **{
+                name: np.round(255 * outputs[name][..., 0]).astype(np.uint8)
+                for name in ("saliency", "saliency_mask")
+                if name in outputs
+            },
             **{name: outputs[name] for name in ("unfamiliarity",) if name in outputs},
         )
         write_csv(self.run.path("history", f"{cell.key}.csv"), trained.history)
@@ -263,38 +262,6 @@ def save_model(model: keras.Model, path: Path) -> None:
     """Store an inference graph, whole or not at all."""
     with written_whole(path) as temporary:
         model.save(temporary)
-
-
-def training_facts(history: pd.DataFrame, monitor: str, mode: str) -> dict:
-    if history.empty:
-        return {"epochs": 0, "train_seconds": 0.0, "seconds_per_epoch": 0.0}
-    chosen = history[monitor].idxmin() if mode == "min" else history[monitor].idxmax()
-    memory = {"peak_memory_mb": float(history["peak_memory_mb"].max())} if "peak_memory_mb" in history else {}
-    return memory | {
-        "epochs": len(history),
-        "best_epoch": int(history["epoch"][chosen]),
-        "train_seconds": float(history["seconds"].sum()),
-        "seconds_per_epoch": float(history["seconds"].median()),
-    }
-
-
-def model_facts(model: keras.Model, arrays: CaseArrays, flips: Flips = "none") -> dict:
-    """Parameters, and the median time of one image with its `flips` over 20 times after 3 to warm up."""
-    image, times = to_model_input(arrays.images[:1]), []
-    # A graph that is given its masks takes them beside the image.
-    inputs = model.input if isinstance(model.input, dict) else {}
-    given = {name: tf.ones((1, *value.shape[1:])) for name, value in inputs.items() if name != "image"}
-    call = tf.function(lambda image: model({"image": image, **given} if given else image, training=False))
-    for _ in range(23):
-        started = time.perf_counter()
-        if flips == "none":
-            keras.tree.map_structure(lambda value: value.numpy(), call(image))
-        else:
-            flip_average(lambda images: call(images)["mask"], image.numpy(), flips)
-        times.append(time.perf_counter() - started)
-    # What was measured of the training cases is no part of the network.
-    measured = sum(layer.count_params() for layer in model.layers if isinstance(layer, Unfamiliarity))
-    return {"parameters": model.count_params() - measured, "latency_ms": 1000 * float(np.median(times[3:]))}
 
 
 def write_arrays(run: Run, cell: Cell, **arrays: np.ndarray) -> None:

@@ -12,7 +12,8 @@ from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import to_model_input
 from tfseg.evaluation.postprocess import flip_average
-from tfseg.models.fusion import CHANNELS, class_map_graph
+from tfseg.layers.branches import CHANNELS
+from tfseg.models.fusion import class_map_graph
 from tfseg.names import Flips
 
 

@@ -52,11 +52,12 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
     )
     images, lesions = arrays.images[test[shown]], arrays.lesions_at(test[shown])
     labels = cases.table["label"].iloc[test[shown]].tolist()
-    saliency = {
-        name: read_arrays(run, cell)["saliency"][shown] / np.float32(255)
-        for name, cell in shown_cells.items()
-        if name != SEGMENTER_ROW
-    }
+    saliency = {}
+    for name, cell in shown_cells.items():
+        stored_maps = read_arrays(run, cell)
+        for kind, title in (("saliency", name), ("saliency_mask", f"{name}: mask's branch")):
+            if kind in stored_maps:
+                saliency[title] = stored_maps[kind][shown] / np.float32(255)
     if saliency:
         overlays.saliency_overlays(images, saliency, lesions, folder / "saliency.png", labels)
 

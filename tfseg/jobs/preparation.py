@@ -22,9 +22,9 @@ from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.rows import ClassifierRow
 from tfseg.jobs.scored_cases import external_name, mapped_cases
+from tfseg.layers.branches import CHANNELS
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.models.classifier import build_classifier, explained
-from tfseg.models.fusion import CHANNELS
 from tfseg.plain import to_plain
 from tfseg.progress import progress_bar
 from tfseg.run import Run, environment, read_json, recorded_path, write_json

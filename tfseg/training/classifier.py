@@ -14,11 +14,12 @@ from tfseg.data.balance import balance_positions
 from tfseg.data.batches import CaseArrays, class_weights, make_batches, steps_per_epoch
 from tfseg.data.splits import Split
 from tfseg.errors import ConfigError
+from tfseg.layers.branches import BranchActivationMaps
 from tfseg.layers.masking import mask_layer
 from tfseg.metrics.classification import BalancedAccuracy
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.models.classifier import build_classifier, explained
-from tfseg.models.fusion import BranchActivationMaps, build_fusion
+from tfseg.models.fusion import build_fusion
 from tfseg.models.weights import reestimate_batch_norm
 from tfseg.training.callbacks import Plateau, Thaw
 from tfseg.training.centiou import CEntIoUModel

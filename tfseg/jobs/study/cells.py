@@ -16,7 +16,8 @@ from tfseg.data.cases import Cases
 from tfseg.data.splits import Split
 from tfseg.evaluation.postprocess import binarise
 from tfseg.evaluation.thresholds import study_thresholds
-from tfseg.jobs.cells import identity, model_facts, row_model, save_model, training_facts, write_arrays
+from tfseg.jobs.cells import identity, row_model, save_model, write_arrays
+from tfseg.jobs.facts import model_facts, training_facts
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded
 from tfseg.jobs.masks import lesion_maps, predict_masks
