@@ -19,13 +19,13 @@ def check_layer(make, inputs, tmp_path, trainable=False, exports=True):
 
     Args:
         make: gives a new layer.
-        inputs: list of arrays, each with a batch dimension; what the layer is called with.
+        inputs: list of arrays, each with a batch dimension, or of lists of them; what the layer is called with.
         tmp_path: a folder.
         trainable: whether the layer has weights to train.
         exports: whether it must run as LiteRT with builtin operations.
     """
     layer = make()
-    inputs = [tf.constant(value) for value in inputs]
+    inputs = tf.nest.map_structure(tf.constant, inputs)
     expected = layer(*inputs)
     assert bool(layer.trainable_weights) == trainable
 
@@ -36,19 +36,19 @@ def check_layer(make, inputs, tmp_path, trainable=False, exports=True):
     assert_close(clone(*inputs), expected)
     assert_close(tf.function(lambda *values: layer(*values))(*inputs), expected)
 
-    symbols = [keras.Input(value.shape[1:], dtype=value.dtype.name) for value in inputs]
-    model = keras.Model(symbols, layer(*symbols))
+    symbols = tf.nest.map_structure(lambda value: keras.Input(value.shape[1:], dtype=value.dtype.name), inputs)
+    model, values = keras.Model(tf.nest.flatten(symbols), layer(*symbols)), tf.nest.flatten(inputs)
     tf.nest.map_structure(
         lambda symbol, value: np.testing.assert_equal(tuple(symbol.shape)[1:], tuple(value.shape)[1:]),
         model.output,
         expected,
     )
-    assert_close(model(inputs), expected)
+    assert_close(model(values), expected)
     path = tmp_path / "layer.keras"
     model.save(path)
-    assert_close(keras.saving.load_model(path)(inputs), expected)
+    assert_close(keras.saving.load_model(path)(values), expected)
     if exports:
-        check_litert(model, inputs, tmp_path)
+        check_litert(model, values, tmp_path)
 
     half = make()
     half.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
