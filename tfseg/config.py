@@ -145,8 +145,9 @@ class ComparisonConfig:
     """How many of those layers are trained from every further epoch on, the last of them first; 0: none."""
     batch_norm: Literal["frozen", "reestimated"] = "frozen"
     """Batch norm of a pretrained backbone: as the weights have it, or trained, from the training images' statistics."""
-    head: Literal["dense", "convolution"] = "dense"
-    """Dense layers on pooled features; or SqueezeNet's: dropout, 1×1 convolution to the classes, ReLU, pooling."""
+    head: Literal["dense", "convolution", "flatten"] = "dense"
+    """Dense layers on pooled features; SqueezeNet's: dropout, 1×1 convolution to the classes, ReLU, pooling; or dense
+    layers on all features."""
     head_units: Annotated[int, Choices(0, 32, 64, 128, 256)] = 64
     """Width of the dense head's hidden layer; 0 for a linear head."""
     dropout: Annotated[float, Range(0.0, 0.6, step=0.1)] = 0.3

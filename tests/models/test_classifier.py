@@ -160,7 +160,7 @@ def test_squeezenets_own_head_by_hand():
     head.get_layer("class_maps").set_weights([np.array([[[[1.0, -1.0]]]], np.float32), np.zeros(2, np.float32)])
     logits = head(np.array([[[[1.0], [2.0], [-6.0]]]], np.float32), training=False)
     np.testing.assert_allclose(logits, [[1.0, 2.0]])
-    with pytest.raises(ConfigError, match="`head` must be dense or convolution, received 'flat'"):
+    with pytest.raises(ConfigError, match="`head` must be dense, convolution or flatten, received 'flat'"):
         build_head((1, 3, 1), 2, kind="flat")
 
 

@@ -15,7 +15,7 @@ from tfseg.errors import ExportError
 from tfseg.export.predictor import KerasPredictor, load_predictor
 
 BYTES_IMAGES = 4
-SALIENCY = ("saliency", "saliency_mask")
+SALIENCY = ("saliency", "saliency_mask", "saliency_symmetry")
 # Of an unfamiliarity, as a multiple of the tolerance of a probability.
 RELATIVE = 10
 

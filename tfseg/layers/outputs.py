@@ -17,7 +17,11 @@ from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import check_resize_mode
 from tfseg.errors import ConfigError
 
-OUTPUTS = ("probabilities", "mask", "saliency", "saliency_mask", "unfamiliarity")
+OUTPUTS = (
+    *("probabilities", "mask", "saliency", "saliency_mask", "unfamiliarity"),
+    # Of the SE-LCN cascade's symmetry network.
+    *("symmetry", "saliency_symmetry"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class ModelInfo:
         positive: names of the classes that count as positive; empty where the model has no operating point.
         threshold: a case is positive from this sum of their probabilities on; None without an operating point.
         temperature: by which the logits are divided.
+        symmetry: class names in the order of ``symmetry``; empty where the model has no such output.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +50,7 @@ class ModelInfo:
     positive: tuple[str, ...] = ()
     threshold: float | None = None
     temperature: float = 1.0
+    symmetry: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
         """Plain values; `from_json` reads them back."""
@@ -70,6 +76,7 @@ class ModelInfo:
             positive=tuple(value.get("positive", ())),
             threshold=None if threshold is None else float(threshold),
             temperature=float(value.get("temperature", 1.0)),
+            symmetry=tuple(value.get("symmetry", ())),
         )
 
 
@@ -213,6 +220,31 @@ class MaskProbabilities(keras.layers.Layer):
         return {**super().get_config(), "mask_classes": self.mask_classes.to_json(), "resize": self.resize}
 
 
+@keras.saving.register_keras_serializable(package="tfseg")
+class SymmetryProbabilities(keras.layers.Layer):
+    """Softmax of the symmetry network's logits, in float32 under every precision policy.
+
+    Args:
+        classes: the class names in the order of the logits.
+
+    Call:
+        logits: (B, classes); returns float32 (B, classes), rows sum to 1.
+    """
+
+    def __init__(self, classes: Sequence[str], **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.classes = tuple(classes)
+
+    def call(self, logits):
+        return ops.softmax(ops.cast(logits, "float32"), axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "classes": list(self.classes)}
+
+
 def model_info(model: keras.Model) -> ModelInfo:
     """Read what a model's inputs and outputs mean from its output layers.
 
@@ -226,6 +258,7 @@ def model_info(model: keras.Model) -> ModelInfo:
     """
     classes = _only(model, ClassProbabilities)
     masks = _only(model, MaskProbabilities)
+    symmetry = _only(model, SymmetryProbabilities)
     if classes is None and masks is None:
         raise ValueError(
             f"the model {model.name!r} has neither a ClassProbabilities nor a MaskProbabilities layer: "
@@ -253,6 +286,7 @@ def model_info(model: keras.Model) -> ModelInfo:
         positive=classes.positive if decided else (),
         threshold=classes.threshold if decided else None,
         temperature=classes.temperature if decided else 1.0,
+        symmetry=symmetry.classes if symmetry is not None else (),
     )
 
 

@@ -51,22 +51,23 @@ def build_head(
 
     ``"dense"``: global average pooling → dropout → Dense(units, ReLU) → dropout → Dense(classes). ``"convolution"``:
     dropout → 1×1 convolution to the classes → ReLU → global average pooling (SqueezeNet, Iandola et al. 2016, figure
-    2; the oral paper's code). Its logits are not negative.
+    2; the oral paper's code). Its logits are not negative. ``"flatten"``: as ``"dense"``, with all pixels of the maps
+    in place of their average.
 
     Args:
         feature_shape: (h, w, K).
         classes: number of classes, at least 2.
         units: width of the dense head's hidden layer, or None for a linear one.
         dropout: rate before each layer with weights, in [0, 1).
-        kind: ``"dense"`` or ``"convolution"``.
+        kind: ``"dense"``, ``"convolution"`` or ``"flatten"``.
 
     Raises:
         ConfigError: fewer than two classes, or an unknown kind.
     """
     if classes < 2:
         raise ConfigError(f"a classifier needs at least two classes, received {classes}")
-    if kind not in ("dense", "convolution"):
-        raise ConfigError(f"`head` must be dense or convolution, received {kind!r}")
+    if kind not in ("dense", "convolution", "flatten"):
+        raise ConfigError(f"`head` must be dense, convolution or flatten, received {kind!r}")
     maps = keras.Input(feature_shape, name="feature_maps", dtype="float32")
     if kind == "convolution":
         outputs = layers.Dropout(dropout, dtype="float32", name="dropout")(maps)
@@ -74,7 +75,8 @@ def build_head(
         outputs = Rectifier(dtype="float32", name="class_maps_relu")(outputs)
         logits = layers.GlobalAveragePooling2D(dtype="float32", name="logits")(outputs)
         return keras.Model(maps, logits, name="head")
-    outputs = layers.GlobalAveragePooling2D(dtype="float32", name="pool")(maps)
+    pool = layers.Flatten if kind == "flatten" else layers.GlobalAveragePooling2D
+    outputs = pool(dtype="float32", name="pool")(maps)
     if units:
         outputs = layers.Dropout(dropout, dtype="float32", name="dropout")(outputs)
         outputs = layers.Dense(units, dtype="float32", name="hidden")(outputs)
