@@ -365,7 +365,10 @@ def test_masks_of_an_earlier_labelling_are_no_truth(relabelled, tmp_path):
 class TestExperiment:
     @pytest.mark.parametrize("preset", list(CERVICAL_PRESETS["labelling"]))
     def test_its_presets_can_be_built(self, preset):
-        config = replace(CERVICAL_PRESETS["labelling"][preset], data="d").resolved()
+        preset = CERVICAL_PRESETS["labelling"][preset]
+        # The stage gives them to the design.
+        assert preset.segmenter_masks == 20
+        config = replace(preset, data="d", segmenter_masks=0).resolved()
         label.check_settings(config, 1)
         configured_loss(config)
         known = segmenter_options(config.segmenter)
@@ -373,7 +376,7 @@ class TestExperiment:
 
     def test_from_its_command_line(self, cell_images, tmp_path, monkeypatch, capsys):
         script, out = runpy.run_path(str(SCRIPT)), tmp_path / "run"
-        line = ["cervical.py", "--data", str(cell_images), "--out", str(out), "--masks-per-class", "4", "--runs", "2"]
+        line = ["cervical.py", "--data", str(cell_images), "--out", str(out), "--segmenter-masks", "4", "--runs", "2"]
         monkeypatch.setattr("sys.argv", [*line, "--stage", "labelling", "--cells", "all_foreground"])
         assert script["run"]() == 0
         metrics = read_json(out / "metrics.json")
@@ -384,7 +387,7 @@ class TestExperiment:
 
     def test_a_stage_that_there_is_not(self, cell_images, monkeypatch):
         monkeypatch.setattr("sys.argv", ["cervical.py", "--data", str(cell_images), "--stage", "dreaming"])
-        with pytest.raises(UserError, match="`--stage` must be one of labelling, received 'dreaming'"):
+        with pytest.raises(UserError, match="`--stage` must be one of labelling, fusion, received 'dreaming'"):
             runpy.run_path(str(SCRIPT))["run"]()
 
     def test_it_says_what_its_numbers_are_not(self):

@@ -67,7 +67,8 @@ AT_ONCE = 48
 UNUSED = (
     *("cross_validation", "repeats", "split_file", "test_per_class", "subgroups", "external", "class_map"),
     *("segmenter_file", "approaches"),
-    *(name for name in CLASSIFIER_FIELDS if name != "backbone"),
+    # A resolved configuration has networks in the place of "auto".
+    *(name for name in CLASSIFIER_FIELDS if name not in ("backbone", "mask_backbone")),
 )
 
 
