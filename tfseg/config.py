@@ -268,6 +268,11 @@ class ComparisonConfig:
         mask_backbone = backbone if self.mask_backbone == "auto" else self.mask_backbone
         return replace(self, segmenter_encoder=encoder, backbone=backbone, mask_backbone=mask_backbone)
 
+    @property
+    def class_map_size(self) -> int:
+        """Side of the class map that a fusion's second branch sees, in pixels."""
+        return self.mask_size or self.image_size
+
     def weights_of(self, network: str) -> str | None:
         """Where the pretrained weights of a network are: ``imagenet``, a file, or None for random ones.
 

@@ -220,20 +220,10 @@ _FUSION = {
         learning_rate=1e-3,
     ),
     # A fold of the paper's is 30 test cases of each class, and a fifth of the others for validation.
-    "paper": ComparisonConfig(
-        data="",
-        image_size=224,
+    "paper": replace(
+        _LABELLING["paper"],
         test_per_class=30,
-        val_fraction=0.2,
         repeats=5,
-        segmenter_masks=20,
-        segmenter_loss="dice_focal",
-        segmenter_encoder="none",
-        segmenter_width=64,
-        segmenter_epochs=500,
-        segmenter_batch_size=32,
-        segmenter_patience=20,
-        segmenter_learning_rate=1e-4,
         backbone="xception",
         mask_backbone="resnet50",
         weights="imagenet",
@@ -242,12 +232,9 @@ _FUSION = {
         batch_size=32,
         patience=20,
         learning_rate=1e-4,
-        learning_rate_schedule="constant",
         class_weights=False,
         dropout=0.0,
-        augmentation="cervical",
         balance="majority",
-        epoch_images=0,
     ),
 }
 CERVICAL_PRESETS = {"labelling": _LABELLING, "fusion": _FUSION}

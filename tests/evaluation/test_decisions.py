@@ -1,20 +1,16 @@
-"""Operating points, abstention and decision curves: by hand, by brute force, and against statsmodels."""
+"""Operating points, abstention and decision curves: by hand, by brute force, and against scikit-learn."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, recall_score
-from statsmodels.stats.proportion import proportion_confint
+from sklearn.metrics import accuracy_score, recall_score
 
 from tfseg.evaluation.decisions import (
     OperatingPoint,
     case_decisions,
     choose_abstention,
     choose_operating_point,
-    decision_scores,
     net_benefit,
     positive_score,
-    proportion,
-    selective_scores,
 )
 
 CLASSES = ("akiec", "mel", "nv")
@@ -68,47 +64,6 @@ def test_a_share_that_is_met_exactly_is_enough():
     assert (scores[:20] >= point.threshold).sum() == 11 and point.sensitivity == 0.55
 
 
-def test_scores_on_other_cases_by_hand():
-    point = OperatingPoint(("b",), 0.4, 0.9, 1.0, 1.0, 5, 5)
-    probabilities = two([0.9, 0.4, 0.39, 0.6, 0.1, 0.2])
-    found = decision_scores(probabilities, np.array([1, 1, 1, 0, 0, 0]), "ab", point)
-    counts = {name: (score.count, score.total) for name, score in found.items()}
-    assert counts == {
-        "sensitivity": (2, 3),
-        "specificity": (2, 3),
-        "positive_predictive_value": (2, 3),
-        "negative_predictive_value": (2, 3),
-    }
-    # None positive: two of the scores have no case.
-    found = decision_scores(two([0.1, 0.2, 0.3]), np.array([0, 0, 0]), "ab", point)
-    assert np.isnan(found["sensitivity"][:3]).all() and found["sensitivity"].total == 0
-    assert np.isnan(found["positive_predictive_value"].value)
-    assert found["specificity"].value == found["negative_predictive_value"].value == 1.0
-
-
-def test_scores_agree_with_scikit_learn_and_statsmodels():
-    probabilities, true = random_cases(seed=3)
-    point = choose_operating_point(*random_cases(seed=4), CLASSES, ("mel", "akiec"), 0.8)
-    found = decision_scores(probabilities, true, CLASSES, point)
-    called = probabilities[:, :2].sum(axis=1) >= point.threshold - 1e-12
-    (negative, false_positive), (missed, hit) = confusion_matrix(true < 2, called)
-    for name, count, total in (
-        ("sensitivity", hit, hit + missed),
-        ("specificity", negative, negative + false_positive),
-        ("positive_predictive_value", hit, hit + false_positive),
-        ("negative_predictive_value", negative, negative + missed),
-    ):
-        expected = (count / total, *proportion_confint(count, total, method="beta"), count, total)
-        assert tuple(found[name]) == pytest.approx(expected), name
-
-
-def test_exact_intervals_by_hand():
-    """Of none in n, the upper end u has (1 − u)ⁿ = 0.025."""
-    none, every = proportion(np.zeros(10, bool)), proportion(np.ones(10, bool))
-    assert none == pytest.approx((0, 0, 1 - 0.025**0.1, 0, 10))
-    assert every == pytest.approx((1, 0.025**0.1, 1, 10, 10))
-
-
 def test_positive_score_sums_some_classes():
     probabilities = np.array([[0.2, 0.5, 0.3]])
     assert positive_score(probabilities, CLASSES, ("nv", "akiec")).tolist() == pytest.approx([0.5])
@@ -141,12 +96,6 @@ def test_operating_points_refuse_by_name(change, message):
         choose_operating_point(**{**given, "sensitivity": 0.9, **change})
 
 
-def test_a_point_of_another_model_is_refused():
-    point = OperatingPoint(("malignant",), 0.4, 0.9, 1.0, 1.0, 5, 5)
-    with pytest.raises(ValueError, match="`positive` must be some of .*'malignant'"):
-        decision_scores(*random_cases(), CLASSES, point)
-
-
 def test_abstention_by_hand():
     probabilities = two([0.55, 0.4, 0.7, 0.1, 1.0])  # confidences 0.55, 0.6, 0.7, 0.9, 1.0
     assert [choose_abstention(probabilities, share) for share in (0, 0.19, 0.2, 0.5, 0.99)] == pytest.approx(
@@ -166,16 +115,6 @@ def test_no_larger_confidence_leaves_out_so_few(share):
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), 100)
     chosen, confidence = choose_abstention(probabilities, share), probabilities.max(axis=1)
     assert (confidence < chosen).mean() <= share < (confidence <= chosen).mean()
-
-
-def test_selective_scores_by_hand():
-    probabilities, true = two([0.9, 0.8, 0.6, 0.4, 0.3]), np.array([1, 0, 0, 0, 0])
-    found = selective_scores(probabilities, true, 0.7)
-    assert found == pytest.approx({"coverage": 3 / 5, "accuracy_kept": 2 / 3, "accuracy_left_out": 1 / 2})
-    found = selective_scores(probabilities, true, 0.0)
-    assert found["coverage"] == 1 and found["accuracy_kept"] == 3 / 5 and np.isnan(found["accuracy_left_out"])
-    found = selective_scores(probabilities, true, 0.95)
-    assert found["coverage"] == 0 and np.isnan(found["accuracy_kept"])
 
 
 def test_a_decision_curve_by_hand():
@@ -245,16 +184,22 @@ def test_case_decisions_by_hand():
     assert case_decisions(probabilities, np.array([1, 1, 2, 0]), CLASSES) == {}
 
 
-def test_means_of_case_decisions_are_the_scores():
-    probabilities, true = random_cases()
-    point = choose_operating_point(probabilities, true, CLASSES, ("mel",), 0.8)
+def test_means_of_case_decisions_are_scikit_learns_scores():
+    probabilities, true = random_cases(seed=3)
+    point = choose_operating_point(*random_cases(seed=4), CLASSES, ("mel", "akiec"), 0.8)
     scores = case_decisions(
-        probabilities, true, CLASSES, positive=("mel",), threshold=point.threshold, abstain_below=0.5
+        probabilities, true, CLASSES, positive=point.positive, threshold=point.threshold, abstain_below=0.5
     )
     means = {name: np.nanmean(values) for name, values in scores.items()}
-    counted = decision_scores(probabilities, true, CLASSES, point)
-    assert {name: means[name] for name in ("sensitivity", "specificity")} == pytest.approx(
-        {name: counted[name].value for name in ("sensitivity", "specificity")}
-    )
-    selected = selective_scores(probabilities, true, 0.5)
-    assert {name: means[name] for name in selected} == pytest.approx(selected)
+    called, sick = probabilities[:, :2].sum(axis=1) >= point.threshold - 1e-12, true < 2
+    assert means["sensitivity"] == pytest.approx(recall_score(sick, called))
+    assert means["specificity"] == pytest.approx(recall_score(~sick, ~called))
+    kept, found = probabilities.max(axis=1) >= 0.5, probabilities.argmax(axis=1)
+    assert means["coverage"] == kept.mean() and 0 < means["coverage"] < 1
+    assert means["accuracy_kept"] == pytest.approx(accuracy_score(true[kept], found[kept]))
+    assert means["accuracy_left_out"] == pytest.approx(accuracy_score(true[~kept], found[~kept]))
+
+
+def test_a_point_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="`positive` must be some of .*'malignant'"):
+        case_decisions(*random_cases(), CLASSES, positive=("malignant",), threshold=0.4)

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import ledoit_wolf
 
-from tfseg.evaluation.out_of_distribution import choose_threshold, energy, fit_mahalanobis, separation
+from tfseg.evaluation.out_of_distribution import choose_threshold, fit_mahalanobis, separation
 
 
 def clusters(cases=30, features=5, seed=0):
@@ -95,15 +95,6 @@ def test_labels_are_any_names():
     np.testing.assert_allclose(named.distance(values), fit_mahalanobis(values, labels).distance(values))
 
 
-def test_energy_by_hand():
-    logits = np.array([[0.0, 0.0], [np.log(3), 0.0]])
-    assert energy(logits).tolist() == pytest.approx([-np.log(2), -np.log(4)])
-    assert energy(logits, 0.5).tolist() == pytest.approx([-np.log(2) / 2, -np.log(10) / 2])
-    assert energy(np.array([[1000.0, 0.0]])).tolist() == [-1000]
-    # A constant in the logits, which probabilities have lost.
-    assert energy(logits + 5).tolist() == pytest.approx(energy(logits) - 5)
-
-
 def test_thresholds_by_hand():
     scores = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
     assert [choose_threshold(scores, kept) for kept in (0.2, 0.21, 0.6, 0.95, 1.0)] == [1, 2, 3, 5, 5]
@@ -135,11 +126,6 @@ def test_misuse():
         fit_mahalanobis(values, labels, 0)
     with pytest.raises(ValueError, match=r"`features` must be \(N, 5\), received \(2, 4\)"):
         fit_mahalanobis(values, labels).distance(np.zeros((2, 4)))
-    with pytest.raises(ValueError, match="`logits`"):
-        energy(np.zeros(3))
-    for temperature in (0, -1.0, float("inf")):
-        with pytest.raises(ValueError, match="`temperature`"):
-            energy(np.zeros((1, 2)), temperature)
     for kept in (0, 1.5):
         with pytest.raises(ValueError, match="`kept`"):
             choose_threshold(np.ones(3), kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from tfseg.data.sources import load_cases
 from tfseg.data.splits import read_split
 from tfseg.errors import ConfigError
 from tfseg.export.predictor import load_predictor
+from tfseg.jobs.cells import Comparison
 from tfseg.jobs.comparison import run_comparison
+from tfseg.jobs.grid import Cell
 from tfseg.jobs.masks import frozen_maps, true_maps
 from tfseg.jobs.rows import ClassifierRow
+from tfseg.jobs.search.job import run_search
+from tfseg.jobs.search.space import plan_search
 from tfseg.presets import CERVICAL_PRESETS
 from tfseg.run import read_json
 
@@ -143,12 +148,41 @@ def tiny_masks(arrays):
     return replace(arrays, masks=mask, images=arrays.images[:1], ids=arrays.ids[:1])
 
 
+def test_the_segmenter_sees_smaller_images(fused):
+    segmenter = keras.saving.load_model(fused.path("models", "segmenter.keras")).get_layer("segmenter")
+    assert segmenter.get_layer("scaled_segmenter").input_shape == (None, 16, 16, 3)
+    assert segmenter.output_shape == (None, 32, 32, 1)
+
+
+def test_what_each_row_looks_at(fused, config, arrays):
+    """The frozen segmenter's maps are computed once for a fold and a size; zeros are zeros, and truths true."""
+    cases = load_cases(config.data)
+    splits = read_split(fused.path("splits.json"), cases)
+    comparison = Comparison(fused, config, cases, arrays, splits, ROWS)
+    maps = {row.name: comparison.maps_of(Cell(row.name, 0, 0, (Cell("segmenter", 0),))) for row in ROWS}
+    assert maps["classical"] is None and maps["gap"] is maps["argmax"] is maps["joint"]
+    assert not maps["fusion_zeroed"].any() and maps["fusion_zeroed"].shape == maps["gap"].shape
+    np.testing.assert_array_equal(maps["fusion_oracle"], true_maps(arrays, MASK_SIZE))
+    assert (maps["fusion_oracle"] != maps["gap"]).any()
+
+
+def test_a_search_of_the_joint_weight(config, tmp_path):
+    """A trial gives its training the fold's segmenter, which learns along."""
+    asked = replace(config, approaches=("fusion_gap",), epochs=1, segmenter_epochs=1)
+    plan = plan_search(asked, ["joint_segmentation=0.2,0.7"], trials=2)
+    run = run_search(asked, plan, tmp_path / "search", say=lambda line: None)
+    assert read_json(run.path("best.json"))["joint_segmentation"] in (0.2, 0.7)
+    text = "".join(path.read_text() for path in run.path("history").glob("*.csv") if "segmenter" not in path.name)
+    assert "joint_loss" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"saliency_layer": "stage2_down_conv"}, "`saliency_layer`: a fusion's maps"),
         ({"head": "convolution"}, "`head`: a fusion has dense layers"),
         ({"segmenter": "none"}, "fusion_gap: these approaches need a segmenter"),
+        ({"joint_segmentation": 1.0, "mask_input": "argmax"}, "`joint_segmentation`: no gradient comes back"),
     ],
 )
 def test_what_a_fusion_can_not_have(config, changes, message, tmp_path):
@@ -175,3 +209,52 @@ class TestExperiment:
         assert (paper.backbone, paper.mask_backbone, paper.freeze_first) == ("xception", "resnet50", 40)
         assert (paper.learning_rate, paper.batch_size, paper.epochs, paper.patience) == (1e-4, 32, 500, 20)
         assert (paper.test_per_class, paper.val_fraction, paper.segmenter_masks) == (30, 0.2, 20)
+
+    @pytest.fixture
+    def asked(self, script, monkeypatch):
+        """What a command line asks of the comparison, task by task."""
+
+        def ask(*words):
+            received = []
+
+            def comparison(config, out, **options):
+                received.append((config, Path(out), options))
+
+            monkeypatch.setattr("tfseg.jobs.comparison.run_comparison", comparison)
+            monkeypatch.setattr("tfseg.jobs.comparison.describe_files", str)
+            monkeypatch.setattr("sys.argv", ["cervical.py", "--stage", "fusion", *words])
+            assert script["run"]() == 0
+            return received
+
+        return ask
+
+    def test_each_task_has_its_own_folder_masks_and_positive_classes(
+        self, asked, phantoms, tmp_path, rows_of, write_rows
+    ):
+        """Three classes and two: as many masks for both."""
+        folder = Path(shutil.copytree(phantoms, tmp_path / "data"))
+        rows = rows_of(folder / "labels.csv")
+        write_rows(folder / "labels.csv", [{**row, "kind": "abc"[number % 3]} for number, row in enumerate(rows)])
+        words = ["--tasks", "kind", "label", "--positive", "a", "b", "malignant", "--sensitivity", "0.9"]
+        received = asked("--data", str(folder), *words, "--segmenter-masks", "20", "--out", str(tmp_path / "run"))
+        (kind, where, options), (label, elsewhere, _) = received
+        assert (kind.target, where.name, kind.positive, kind.sensitivity) == ("kind", "kind", ("a", "b"), 0.9)
+        assert (label.target, elsewhere.name, label.positive) == ("label", "label", ("malignant",))
+        assert (kind.segmenter_masks, label.segmenter_masks) == (20, 30)
+        assert [row.name for row in options["rows"]][:3] == ["classical", "fusion_flatten", "fusion_gap"]
+
+    def test_mistakes_of_its_tasks_are_named(self, asked, phantoms):
+        with pytest.raises(ConfigError, match="`positive`: no task has a class mel"):
+            asked("--data", str(phantoms), "--tasks", "label", "--positive", "mel", "--sensitivity", "0.9")
+        with pytest.raises(ConfigError, match="`tasks` must name different columns"):
+            asked("--data", str(phantoms), "--tasks", "label", "label")
+
+    def test_a_task_without_its_positive_classes_has_no_operating_point(
+        self, asked, phantoms, tmp_path, rows_of, write_rows
+    ):
+        folder = Path(shutil.copytree(phantoms, tmp_path / "data"))
+        rows = rows_of(folder / "labels.csv")
+        write_rows(folder / "labels.csv", [{**row, "kind": "ab"[number % 2]} for number, row in enumerate(rows)])
+        words = ["--tasks", "label", "kind", "--positive", "malignant", "--sensitivity", "0.9"]
+        (_, _, _), (kind, _, _) = asked("--data", str(folder), *words)
+        assert (kind.positive, kind.sensitivity) == ((), None)

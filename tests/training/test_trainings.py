@@ -263,6 +263,23 @@ def test_what_is_missing_is_named(arrays):
         train_classifier(CONFIG, "plain", arrays, SPLIT, 2)
 
 
+@pytest.mark.parametrize(("masks", "learned", "validated"), [(0, 8, 3), (5, 7, 2), (2, 2, 2)])
+def test_a_segmenter_learns_from_so_many_masks_of_each_class(arrays, monkeypatch, masks, learned, validated):
+    """Of five masks of a class one chooses the epoch and four are learned from; there are three or more of each."""
+    seen = {}
+    arrays.labels[:] = [0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 0, *arrays.labels[11:]]
+
+    def record(model, training, validation, **options):
+        seen["steps"], seen["validated"] = options["steps"], sum(len(batch[0]) for batch in validation)
+        batches = training(0).take(options["steps"])
+        seen["learned"] = sum(len(batch[0]) for batch in batches)
+
+    replace_fit(monkeypatch, record)
+    config = replace(CONFIG, segmenter_masks=masks, val_fraction=0.2, segmenter_batch_size=1, augmentation="none")
+    train_segmenter(config, arrays, SPLIT)
+    assert (seen["learned"], seen["validated"]) == (learned, validated)
+
+
 def test_the_segmenters_loss_is_dice_and_cross_entropy(arrays, monkeypatch):
     compiled = {}
     replace_fit(monkeypatch, lambda model, *args, **options: compiled.update(loss=model.loss, **options))

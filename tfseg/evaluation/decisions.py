@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,24 +12,6 @@ from tfseg.evaluation.distributions import distributions, labelled_distributions
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Proportion(NamedTuple):
-    """A share of cases with its exact 95 % interval (Clopper & Pearson 1934).
-
-    The interval takes the cases as independent: several images of one patient make it too narrow.
-
-    Args:
-        value: count / total; NaN, as the ends are, where there is no case.
-        low, high: ends of the interval.
-        count, total: numbers of cases.
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -110,46 +92,6 @@ def choose_operating_point(
     )
 
 
-def decision_scores(
-    probabilities: np.ndarray, true: np.ndarray, classes: Sequence[str], point: OperatingPoint
-) -> dict[str, Proportion]:
-    """What an operating point does on cases that it was not chosen on.
-
-    Args:
-        probabilities: (N, C), rows that sum to 1.
-        true: class indices, int (N,).
-        classes: the C class names, in the order of the columns.
-        point: chosen on validation cases.
-
-    Returns:
-        ``sensitivity``, ``specificity``, ``positive_predictive_value`` and ``negative_predictive_value``. The last two
-        hold for the share of positive cases among these, and for no other.
-
-    Raises:
-        ValueError: no case, shapes that do not fit, rows that are no distributions, an unknown class.
-    """
-    probabilities, true = labelled_distributions(probabilities, true)
-    called = positive_score(probabilities, classes, point.positive) >= point.threshold
-    sick = _chosen(probabilities, classes, point.positive)[true]
-    return {
-        "sensitivity": proportion(called[sick]),
-        "specificity": proportion(~called[~sick]),
-        "positive_predictive_value": proportion(sick[called]),
-        "negative_predictive_value": proportion(~sick[~called]),
-    }
-
-
-def proportion(happened: Sequence[bool] | np.ndarray) -> Proportion:
-    """The share of True in bool (N,), with its exact 95 % interval; see `Proportion`."""
-    from scipy.stats import binomtest
-
-    count, total = int(np.sum(happened)), len(happened)
-    if not total:
-        return Proportion(np.nan, np.nan, np.nan, 0, 0)
-    low, high = binomtest(count, total).proportion_ci(0.95, "exact")
-    return Proportion(count / total, float(low), float(high), count, total)
-
-
 def choose_abstention(probabilities: np.ndarray, share: float) -> float:
     """The largest confidence below which at most a share of the validation cases lie.
 
@@ -168,26 +110,6 @@ def choose_abstention(probabilities: np.ndarray, share: float) -> float:
     confidence = np.sort(distributions(probabilities).max(axis=1))
     below = np.arange(len(confidence)) / len(confidence)
     return float(confidence[np.flatnonzero(below <= share)[-1]])
-
-
-def selective_scores(probabilities: np.ndarray, true: np.ndarray, abstain_below: float) -> dict[str, float]:
-    """What is gained by leaving out the cases that a classifier is not sure of (Geifman & El-Yaniv 2017, section 2).
-
-    Args:
-        probabilities: (N, C), rows that sum to 1.
-        true: class indices, int (N,).
-        abstain_below: cases whose largest probability is smaller are left out.
-
-    Returns:
-        ``coverage`` (the share that is kept), ``accuracy_kept`` and ``accuracy_left_out``; NaN where there is no case.
-
-    Raises:
-        ValueError: no case, shapes that do not fit, rows that are no distributions.
-    """
-    probabilities, true = labelled_distributions(probabilities, true)
-    kept, right = probabilities.max(axis=1) >= abstain_below, probabilities.argmax(axis=1) == true
-    accuracy = [float(right[part].mean()) if part.any() else float("nan") for part in (kept, ~kept)]
-    return {"coverage": float(kept.mean()), "accuracy_kept": accuracy[0], "accuracy_left_out": accuracy[1]}
 
 
 def case_decisions(
@@ -211,8 +133,9 @@ def case_decisions(
 
     Returns:
         0 or 1 per case, float (N,), NaN where a score says nothing of it. With an operating point ``sensitivity`` (of
-        positive cases) and ``specificity`` (of the others); where the model can be not sure ``coverage``,
-        ``accuracy_kept`` and ``accuracy_left_out``; with `unfamiliarity` the ``unfamiliar_rate``.
+        positive cases) and ``specificity`` (of the others); where the model can be not sure ``coverage`` (the share
+        kept), ``accuracy_kept`` and ``accuracy_left_out`` (Geifman & El-Yaniv 2017, section 2); with `unfamiliarity`
+        the ``unfamiliar_rate``.
 
     Raises:
         ValueError: no case, shapes that do not fit, rows that are no distributions, an unknown class.

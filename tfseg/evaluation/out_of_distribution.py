@@ -1,4 +1,4 @@
-"""Does a case look like those of the training? Scores of feature vectors and logits, larger for stranger cases."""
+"""Does a case look like those of the training? A score of feature vectors, larger for stranger cases."""
 
 from __future__ import annotations
 
@@ -86,28 +86,6 @@ def fit_mahalanobis(features: np.ndarray, labels: np.ndarray, rank: int | None =
             "classes can't be inverted"
         )
     return Mahalanobis(means, directions, variances, float(rest))
-
-
-def energy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Free energy −T log Σ exp(logit / T), float64 (N,) (Liu et al. 2020, eq. 4).
-
-    It needs logits: probabilities have lost the constant that it measures.
-
-    Args:
-        logits: (N, C).
-        temperature: T, a positive number; 1 in the paper.
-
-    Raises:
-        ValueError: another shape, or a temperature out of range.
-    """
-    from scipy.special import logsumexp
-
-    logits = np.asarray(logits, np.float64)
-    if logits.ndim != 2 or not logits.shape[1]:
-        raise ValueError(f"`logits` must be (N, C), received {logits.shape}")
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"`temperature` must be a positive number, received {temperature!r}")
-    return -temperature * logsumexp(logits / temperature, axis=1)
 
 
 def choose_threshold(scores_validation: np.ndarray, kept: float = 0.95) -> float:

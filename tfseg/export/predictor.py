@@ -77,8 +77,9 @@ class Predictor:
                 f"flips and post-processing are for masks, and the model gives {', '.join(self.info.outputs)}"
             )
 
-    def deciding(self) -> Predictor:
-        """A predictor of ``probabilities`` alone, where the format lets the rest be left out; else this one."""
+    def deciding(self, *names: str) -> Predictor:
+        """A predictor of these outputs alone, by default ``probabilities``, where the format lets the rest be left out;
+        else this one."""
         return self
 
     def _named(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -154,10 +155,11 @@ class KerasPredictor(Predictor):
         spec = tf.TensorSpec((None, size, size, 3), tf.uint8)
         self._outputs = tf.function(lambda images: model(to_model_input(images), training=False), [spec])
 
-    def deciding(self) -> KerasPredictor:
+    def deciding(self, *names: str) -> KerasPredictor:
         from tfseg.models.classifier import decision_graph
 
-        return KerasPredictor(decision_graph(self.graph))
+        # What tells the classes apart is what a graph is known by.
+        return KerasPredictor(decision_graph(self.graph, *dict.fromkeys(("probabilities", *names))))
 
 
 class SavedModelPredictor(Predictor):

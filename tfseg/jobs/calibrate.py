@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from tfseg.config_checks import check_decisions, check_positive
@@ -22,6 +21,7 @@ from tfseg.jobs.decisions import LAYER, MARGIN, STRANGENESS, choose_decisions
 from tfseg.jobs.masks import predict_pixels
 from tfseg.jobs.scored_cases import check_classes, part_of
 from tfseg.layers.outputs import model_info
+from tfseg.models.classifier import decision_graph
 from tfseg.progress import progress_bar
 
 
@@ -84,9 +84,9 @@ def calibrate_model(
     true = np.array([info.classes.index(name) for name in cases.table["label"]], np.int64)
 
     layer = graph.get_layer(LAYER)
-    outputs = {name: graph.output[name] for name in (LAYER, STRANGENESS) if name in graph.output}
+    names = [name for name in (LAYER, STRANGENESS) if name in graph.output]
     images = load_arrays(cases, info.image_size, info.resize).images
-    found = predict_pixels(keras.Model(graph.input, outputs), images)
+    found = predict_pixels(decision_graph(graph, *names), images)
     probabilities = rescaled(found[LAYER], 1 / info.temperature)
     decisions = choose_decisions(
         probabilities,

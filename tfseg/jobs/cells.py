@@ -142,12 +142,12 @@ class Comparison:
             maps,
             replace(sitting, name=row.name),
             self._memo,
-            lambda: self._load(cell.needs[0]).get_layer("segmenter"),
+            lambda: self.segmenter_of(cell),
         )
         segmenter = trained.segmenter
         if segmenter is None and self.segmented and not given:
             # Loaded after the training, which clears Keras's session.
-            segmenter = self._load(cell.needs[0]).get_layer("segmenter")
+            segmenter = self.segmenter_of(cell)
         model = self._graph(trained.classifier, approach, segmenter, config)
         test = split.test[self.arrays.labels[split.test] >= 0]
         validation = split.val[self.arrays.labels[split.val] >= 0]
@@ -230,13 +230,17 @@ class Comparison:
     def _load(self, cell: Cell) -> keras.Model:
         return keras.saving.load_model(self.model_path(cell), compile=False)
 
+    def segmenter_of(self, cell: Cell) -> keras.Model:
+        """The trained segmenter of a classifier's fold, image → mask logits."""
+        return self._load(cell.needs[0]).get_layer("segmenter")
+
     def maps_of(self, cell: Cell) -> np.ndarray | None:
         """What a classifier looks at beside the images of all cases, uint8 (N, h, w) or (N, h, w, 3), or None."""
         row = self.row(cell.row)
         approach, config = APPROACHES[row.approach], row.config(self.config)
         if approach.map_input is None:
             return None
-        size = (config.mask_size or config.image_size) if approach.fusion else None
+        size = config.class_map_size if approach.fusion else None
         if approach.maps == "true":
             return true_maps(self.arrays, size)
         if approach.maps == "zero":

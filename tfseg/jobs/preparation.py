@@ -204,7 +204,11 @@ def check_row(row: ClassifierRow, base: ComparisonConfig, cases: Cases) -> None:
     check_positive(config.positive, cases.classes)
     networks = {config.backbone: config.image_size}
     if APPROACHES[row.approach].fusion:
-        networks[config.mask_backbone] = config.mask_size or config.image_size
+        networks[config.mask_backbone] = config.class_map_size
+        if config.joint_segmentation and config.mask_input != "softmax":
+            raise ConfigError(
+                "`joint_segmentation`: no gradient comes back through classes; `mask_input` must be softmax"
+            )
         if config.saliency_layer is not None:
             raise ConfigError("`saliency_layer`: a fusion's maps are those of the last layer of each branch")
         if config.head != "dense":

@@ -20,6 +20,7 @@ from tfseg.evaluation.subgroups import subgroup_scores
 from tfseg.export.explanations import shuffled_maps
 from tfseg.export.predictor import KerasPredictor, Predictor
 from tfseg.jobs.cells import SEGMENTER_ROW
+from tfseg.jobs.masks import lesion_maps
 from tfseg.names import Flips
 from tfseg.progress import progress_bar
 from tfseg.run import Run, written_whole
@@ -96,7 +97,7 @@ def segmentation_row(
         subgroups: columns by which the scores are broken down.
         settings: see `tfseg.export.predictions.mask_settings`.
     """
-    lesion = mask[..., list(predictor.info.mask_classes.lesion_channels)].sum(-1)
+    lesion = lesion_maps(mask, predictor.info.mask_classes)
     postprocessing = settings.get("postprocessing", ())
     table = score_cases(cases, lesion, resize=predictor.info.resize, surfaces=True, postprocessing=postprocessing)
     scored = np.flatnonzero(cases.has_mask)

@@ -40,13 +40,13 @@ def unlike_rows(
     Raises:
         DataError: images that can't be read.
     """
-    rows = []
+    rows, telling = [], predictor.deciding("unfamiliarity")
     for data in others:
         cases = load_cases(data)
         check(cases, allow, classification=False)
         arrays = load_arrays(cases, predictor.info.image_size, predictor.info.resize)
         with progress_bar(f"predicting {len(arrays)} images of {cases.name}", len(arrays)) as advance:
-            strange = predicted(predictor, arrays.images, advance)["unfamiliarity"]
+            strange = predicted(telling, arrays.images, advance)["unfamiliarity"]
         rows.append(_row(f"unlike {external_name(data)}", familiar, groups, strange, cases.groups))
     return rows
 

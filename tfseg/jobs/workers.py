@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from tfseg.config import ComparisonConfig
@@ -61,4 +62,5 @@ def _train_along(comparison: Comparison, cell: Cell) -> None:
             train_segmenter(config, comparison.arrays, split, sitting)
     elif config.training == "gradient":
         approach, classes = comparison.row(cell.row).approach, len(comparison.cases.classes)
-        train_classifier(config, approach, comparison.arrays, split, classes, comparison.maps_of(cell), sitting)
+        maps, segmenter = comparison.maps_of(cell), functools.partial(comparison.segmenter_of, cell)
+        train_classifier(config, approach, comparison.arrays, split, classes, maps, sitting, segmenter=segmenter)

@@ -201,5 +201,10 @@ MASK_LAYERS = {
 
 
 def mask_layer(approach: str) -> InputMask:
-    """The layer by which a masking approach hides a part of the image, named after the approach, in float32."""
-    return MASK_LAYERS[APPROACHES[approach].mask](dtype="float32", name=approach)
+    """The layer by which a masking approach hides a part of the image, named after the approach."""
+    return built_mask(APPROACHES[approach].mask, approach)
+
+
+def built_mask(kind: str, name: str) -> InputMask:
+    """A layer out of `MASK_LAYERS`, in float32 under every precision policy."""
+    return MASK_LAYERS[kind](dtype="float32", name=name)

@@ -15,7 +15,7 @@ from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
 from tfseg.layers.e_layer import ELayer
 from tfseg.layers.hair import HairRemoval
-from tfseg.layers.masking import MASK_LAYERS, LesionProbability
+from tfseg.layers.masking import LesionProbability, built_mask
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities, SymmetryProbabilities
 from tfseg.layers.saliency import ClassActivationMap
 from tfseg.models.classifier import Classifier, build_head
@@ -47,9 +47,10 @@ class Enhanced:
         shape, side = self.features.input_shape[1:], self.enhancement.input_shape[1][1:]
         inputs = {"image": keras.Input(shape, name="image"), "symmetry": keras.Input(side, name="symmetry")}
         visible = inputs["image"]
-        if _layer_of(masking):
+        kind = _kind_of(masking)
+        if kind:
             inputs["lesion"] = keras.Input((*shape[:2], 1), name="lesion")
-            visible = mask_layer(masking, "masked")(visible, inputs["lesion"])
+            visible = built_mask(kind, "masked")(visible, inputs["lesion"])
         maps = self.enhancement([self.features(visible), inputs["symmetry"]])
         return keras.Model(inputs, self.head(maps), name="classifier")
 
@@ -139,12 +140,7 @@ def cascade_graph(
     return keras.Model(image, outputs, name="se_lcn")
 
 
-def mask_layer(masking: str, name: str) -> layers.Layer:
-    """The layer of a masking that hides something, in float32."""
-    return MASK_LAYERS[_layer_of(masking)](dtype="float32", name=name)
-
-
-def _layer_of(masking):
+def _kind_of(masking):
     if masking not in MASKINGS:
         raise ConfigError(f"a masking must be one of {', '.join(MASKINGS)}, received {masking!r}")
     return MASKINGS[masking]
@@ -152,8 +148,9 @@ def _layer_of(masking):
 
 def _seen(image, lesion, masking, features, name):
     """What a network of the cascade sees, at its size."""
-    if _layer_of(masking):
-        image = mask_layer(masking, f"{name}_masked")(image, lesion)
+    kind = _kind_of(masking)
+    if kind:
+        image = built_mask(kind, f"{name}_masked")(image, lesion)
     return _at(image, features.input_shape[1:3], f"{name}_resized")
 
 

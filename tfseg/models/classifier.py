@@ -178,10 +178,11 @@ def inference_graph(
     return keras.Model(inputs, outputs, name=approach)
 
 
-def decision_graph(graph: keras.Model) -> keras.Model:
-    """The part of an inference graph that gives ``probabilities``: without a segmenter that they don't depend on, and
-    without the map."""
-    return keras.Model(graph.input, {"probabilities": graph.output["probabilities"]}, name=graph.name)
+def decision_graph(graph: keras.Model, *names: str) -> keras.Model:
+    """The part of an inference graph that gives some of its outputs, by default ``probabilities``: without a segmenter
+    that they don't depend on, and without the map."""
+    outputs = {name: graph.output[name] for name in names or ("probabilities",)}
+    return keras.Model(graph.input, outputs, name=graph.name)
 
 
 def segmentation_graph(segmenter: keras.Model, mask_classes: MaskClasses, resize: str = "stretch") -> keras.Model:

@@ -17,6 +17,7 @@ from tfseg.errors import ConfigError
 from tfseg.layers.branches import BranchActivationMaps
 from tfseg.layers.masking import mask_layer
 from tfseg.models.classifier import explained
+from tfseg.models.fusion import class_map
 from tfseg.training.callbacks import Plateau, Thaw
 from tfseg.training.devices import training_batch_size, validation_batch_size
 from tfseg.training.fit import fit
@@ -82,7 +83,8 @@ def train_classifier(
     steps = steps_per_epoch(len(training), batch, config.epoch_images)
     with strategy.scope():
         learner = compiled(config, approach, arrays, training, classes, maps, weights, steps, segmenter)
-    further = {map_input: maps} if map_input else None
+    # A segmenter that learns too makes its maps anew.
+    further = {map_input: maps} if map_input and not learner.segmenter else None
     batches, names_of = training_batches(
         arrays, training, batch, learner.adapt, augmentation=augmentation, maps=further, seed=config.seed
     )
@@ -95,7 +97,7 @@ def train_classifier(
     if config.learning_rate_schedule == "plateau":
         extra["plateau"] = Plateau(monitor, mode, max(1, config.patience // 3))
     if sitting.tensorboard is not None and sitting.chief:
-        draw = _saliency_pictures(learner.classifier, config, approach, arrays, validation[:SHOWN], further)
+        draw = _saliency_pictures(learner, config, approach, arrays, validation[:SHOWN], further)
         extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
     size = validation_batch_size(len(validation), batch, replicas)
     history, note = fit(
@@ -123,15 +125,24 @@ def train_classifier(
     return Trained(classifier, history, note, segmenter=segmenting)
 
 
-def _saliency_pictures(classifier, config, approach, arrays, positions, maps) -> Callable[[], np.ndarray]:
+def _saliency_pictures(learner, config, approach, arrays, positions, maps) -> Callable[[], np.ndarray]:
     """Draws the saliency of the predicted class on some cases."""
     (batch,) = make_batches(arrays, positions, len(positions), maps=maps)
-    visible = batch["image"]
+    visible, classifier = batch["image"], learner.classifier
     if APPROACHES[approach].fusion:
         explain = BranchActivationMaps(classifier.head, visible.shape[1:3], config.saliency)
-        return lambda: blended(
-            visible, explain(classifier.feature_maps(visible, batch["classes"], training=False))["saliency"]
-        )
+        size = (config.class_map_size, config.class_map_size)
+
+        def of_image() -> np.ndarray:
+            learning = learner.segmenter
+            seen = (
+                class_map(learning(visible, training=False), arrays.mask_classes, size)
+                if learning
+                else batch["classes"]
+            )
+            return blended(visible, explain(classifier.feature_maps(visible, seen, training=False))["saliency"])
+
+        return of_image
     if APPROACHES[approach].masked:
         visible = mask_layer(approach)(visible, batch["lesion"])
     features, explain = explained(classifier, config.saliency, config.saliency_layer)

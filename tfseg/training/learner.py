@@ -68,8 +68,7 @@ def compiled(
     pooling, map_input = APPROACHES[approach].fusion, APPROACHES[approach].map_input
     head = {"units": config.head_units or None, "dropout": config.dropout}
     if pooling:
-        side = config.mask_size or config.image_size
-        mask_features, held = _backbone(config, config.mask_backbone, side, maps[shown])
+        mask_features, held = _backbone(config, config.mask_backbone, config.class_map_size, maps[shown])
         frozen += held
         branches = (features, mask_features)
         classifier = build_fusion(*branches, classes, pooling, **head, mask_input=config.mask_input)

@@ -87,7 +87,7 @@ def train_segmenter(
     graph = segmentation_graph(model, mask_classes, config.resize)
     if sitting.tensorboard is not None and sitting.chief:
         shown = arrays.images[validation[:SHOWN]]
-        draw = functools.partial(lesion_pictures, graph, shown, mask_classes.lesion_channels)
+        draw = functools.partial(lesion_pictures, graph, shown, mask_classes)
         extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
     history, note = fit(
         model,

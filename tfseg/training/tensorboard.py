@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfseg.data.batches import lesion_of
+from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import to_model_input
 
 SHOWN = 4
@@ -40,8 +42,7 @@ def blended(images, maps) -> np.ndarray:
     return images + 0.6 * maps * (np.array(HIGHLIGHT, np.float32) - images)
 
 
-def lesion_pictures(graph: keras.Model, images: np.ndarray, lesion_channels: Sequence[int]) -> np.ndarray:
+def lesion_pictures(graph: keras.Model, images: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
     """A segmentation graph's lesion probability on uint8 images (n, S, S, 3)."""
     inputs = to_model_input(images)
-    mask = np.asarray(graph(inputs, training=False)["mask"])
-    return blended(inputs, mask[..., list(lesion_channels)].sum(-1, keepdims=True))
+    return blended(inputs, lesion_of(graph(inputs, training=False)["mask"], mask_classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -191,7 +192,8 @@ class Search:
             else:
                 maps = self._frozen_maps(cell.fold, arrays) if self.masked else None
                 classes, approach = len(self.cases.classes), config.approaches[0]
-                trained = train_classifier(config, approach, arrays, split, classes, maps, sitting)
+                segmenter = functools.partial(self._segmenter_of, cell.fold)
+                trained = train_classifier(config, approach, arrays, split, classes, maps, sitting, segmenter=segmenter)
                 history, note, monitor = trained.history, trained.note, config.monitor
         except TrainingError as error:
             return {"failed": str(error), "note": "", **allowed}
@@ -222,13 +224,16 @@ class Search:
         name = "segmenter.keras" if len(self.splits) == 1 else f"segmenter/fold{fold}.keras"
         return self.run.path("models", name)
 
+    def _segmenter_of(self, fold: int) -> keras.Model:
+        return keras.saving.load_model(self._segmenter_path(fold), compile=False).get_layer("segmenter")
+
     def _frozen_maps(self, fold: int, arrays: CaseArrays) -> np.ndarray:
         """The frozen segmenter's maps of the training and validation cases; the others' stay empty."""
         if fold not in self._maps:
             graph = keras.saving.load_model(self._segmenter_path(fold), compile=False)
             seen = np.sort(np.concatenate([self.splits[fold].train, self.splits[fold].val]))
             fusion = APPROACHES[self.config.approaches[0]].fusion
-            size = (self.config.mask_size or self.config.image_size) if fusion else None
+            size = self.config.class_map_size if fusion else None
             self._maps[fold] = frozen_maps(graph, arrays, size, seen)
         return self._maps[fold]
 
