@@ -54,6 +54,7 @@ PRESETS = {
         image_size=80,
         repeats=3,
         segmenter_epochs=5,
+        epochs=16,
         backbone="small_cnn",
         dropout=0.0,
         learning_rate=2e-3,

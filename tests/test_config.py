@@ -31,12 +31,19 @@ WRONG = [
             "segmenter_depth",
             "segmenter_patience",
             "patience",
+            "symmetry_epochs",
         )
     ),
-    *((name, value) for name in ("segmenter_learning_rate", "learning_rate") for value in (0.0, -1.0, float("nan"))),
+    *(
+        (name, value)
+        for name in ("segmenter_learning_rate", "symmetry_learning_rate", "learning_rate")
+        for value in (0.0, -1.0, float("nan"))
+    ),
     *((name, -0.1) for name in ("dropout", "cross_entropy_share", "zoom", "shift", "rotation", "shear")),
     ("momentum", -0.1),
     ("weight_decay", -0.1),
+    ("joint_symmetry", -0.1),
+    *(("test_fraction", value) for value in (-0.1, 1.0)),
     *((name, -0.1) for name in ("brightness", "contrast", "saturation", "background_swap")),
     *((name, 1.0) for name in ("dropout", "zoom", "shift", "momentum")),
     ("unfreeze_per_epoch", -1),
@@ -103,6 +110,29 @@ def test_a_sensitivity_needs_positive_classes():
     assert ComparisonConfig(data="d", **ends).familiar_share == 0.0
 
 
+def test_one_test_part_is_for_folds():
+    with pytest.raises(ConfigError, match="`test_fraction` is for `cross_validation`"):
+        ComparisonConfig(data="d", test_fraction=0.2)
+    assert ComparisonConfig(data="d", test_fraction=0.2, cross_validation=3).test_fraction == 0.2
+
+
+def test_a_symmetry_network_is_like_the_classifier_unless_named():
+    assert ComparisonConfig(data="d", backbone="resnet50").resolved().symmetry_backbone == "resnet50"
+    named = ComparisonConfig(data="d", backbone="resnet50", symmetry_backbone="small_cnn").resolved()
+    assert named.symmetry_backbone == "small_cnn"
+    with pytest.raises(ConfigError, match="and the symmetry network squeezenet_1_1.*or `--symmetry-weights`"):
+        ComparisonConfig(data="d", weights="r.npz", backbone="resnet50", symmetry_backbone="squeezenet_1_1")
+    both = {"backbone": "resnet50", "symmetry_backbone": "squeezenet_1_1", "symmetry_weights": "s.npz"}
+    assert ComparisonConfig(data="d", weights="r.npz", **both).symmetry_weights == "s.npz"
+
+
+def test_se_lcn_trains_by_gradient_and_end_to_end_on_one_machine():
+    with pytest.raises(ConfigError, match="se_lcn_zeroed trains by gradient"):
+        ComparisonConfig(data="d", approaches=("plain", "se_lcn_zeroed"), training="probe", segmenter="none")
+    with pytest.raises(ConfigError, match="`joint_symmetry` trains on one machine"):
+        ComparisonConfig(data="d", approaches=("se_lcn",), joint_symmetry=1.0, distribution="multiworker")
+
+
 def test_options_by_name_and_value():
     words = ("depth=3", "dropout=0.5", "greyscale=true", "skip=FALSE", "norm=none", "up=bilinear", "weights=1,2.5")
     assert named_values(words, "x") == {
@@ -160,7 +190,7 @@ class TestResolved:
         assert (config.backbone, config.segmenter_encoder) == ("mobilenet_v2", "mobilenet_v2")
 
     def test_what_was_chosen_stays(self):
-        named = {"backbone": "mobilenet_v2", "mask_backbone": "small_cnn"}
+        named = {"backbone": "mobilenet_v2", "mask_backbone": "small_cnn", "symmetry_backbone": "small_cnn"}
         chosen = ComparisonConfig(data="d", weights="w.npz", segmenter_encoder="none", **named)
         assert chosen.resolved() == chosen
         chosen = ComparisonConfig(data="d", segmenter_encoder="small_cnn", **named)

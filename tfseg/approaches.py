@@ -18,6 +18,8 @@ class Approach:
             has no second branch.
         maps: what the mask's layer or the second branch takes: the segmenter's maps, the segmenter's moved to a random
             place, the truth, or nothing but zeros.
+        symmetry: the map of a symmetry network that is handed on: the image's own, another image's, or nothing but
+            zeros; None hands none on.
         learns_from_masks: whether its loss compares something with the true masks.
         control: whether it is here to be compared with, not to be used.
     """
@@ -26,6 +28,7 @@ class Approach:
     mask: Literal["hard", "soft", "lesion_area", "inverse", "lesion_removed"] | None = None
     fusion: Literal["flatten", "gap", "gate"] | None = None
     maps: Literal["predicted", "random", "true", "zero"] = "predicted"
+    symmetry: Literal["own", "shuffled", "zero"] | None = None
     learns_from_masks: bool = False
     control: bool = False
 
@@ -41,8 +44,18 @@ class Approach:
 
     @property
     def mask_given(self) -> bool:
-        """Whether each image comes with its map: the trained model then has no segmenter and can't be served."""
+        """Whether each image comes with its mask: the trained model then has no segmenter and can't be served."""
         return self.map_input is not None and self.maps != "predicted"
+
+    @property
+    def symmetry_given(self) -> bool:
+        """Whether each image comes with its symmetry map: the trained model has no symmetry network then either."""
+        return self.symmetry in ("shuffled", "zero")
+
+    @property
+    def served(self) -> bool:
+        """Whether an image is all that the trained model takes."""
+        return not (self.mask_given or self.symmetry_given)
 
     @property
     def needs_segmenter(self) -> bool:
@@ -68,6 +81,10 @@ APPROACHES = {
     ),
     "fusion_gap": Approach("image and class map, a network for each; their means joined", fusion="gap"),
     "fusion_gate": Approach("as fusion_gap, with a gate that shares out between the two", fusion="gate"),
+    "se_lcn": Approach("image, and the map of a symmetry network joined with the feature maps", symmetry="own"),
+    "se_lcn_hard_mask": Approach("as se_lcn, on what hard_mask sees", "hard", symmetry="own"),
+    "se_lcn_soft_mask": Approach("as se_lcn, on what soft_mask sees", "soft", symmetry="own"),
+    "se_lcn_lesion_area": Approach("as se_lcn, on what lesion_area sees", "lesion_area", symmetry="own"),
     # Controls: a gain of masking that random_mask gives too is none of the segmentation.
     "inverse_mask": Approach("what is outside of the predicted mask", "inverse", control=True),
     "lesion_removed": Approach(
@@ -77,4 +94,6 @@ APPROACHES = {
     "oracle": Approach("as hard_mask, with the true mask", "hard", maps="true", control=True),
     "fusion_oracle": Approach("as fusion_gap, with the true masks", fusion="gap", maps="true", control=True),
     "fusion_zeroed": Approach("as fusion_gap, with nothing in the class map", fusion="gap", maps="zero", control=True),
+    "se_lcn_shuffled": Approach("as se_lcn, with another image's map", symmetry="shuffled", control=True),
+    "se_lcn_zeroed": Approach("as se_lcn, with an empty map", symmetry="zero", control=True),
 }

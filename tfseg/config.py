@@ -10,22 +10,36 @@ import tyro
 
 from tfseg.config_checks import check_config
 from tfseg.errors import ConfigError
-from tfseg.names import Approach, BackboneName, Flips, Postprocessing
+from tfseg.names import Approach, BackboneName, Flips, Postprocessing, SymmetryApproach
 from tfseg.spaces import Choices, Range
 
 # What names a file or a folder.
-PATH_FIELDS = ("data", "weights", "weights_dir", "segmenter_file", "split_file", "class_map", "cache_dir")
+PATH_FIELDS = (
+    *("data", "weights", "weights_dir", "symmetry_weights", "segmenter_file", "symmetry_file", "split_file"),
+    *("class_map", "cache_dir"),
+)
 # What a trained segmenter's masks are made with; nothing of it is looked at in a training.
 PREDICTION_FIELDS = ("segmenter_flips", "segmenter_postprocessing")
 # What is chosen on the validation part when a classifier is trained.
 DECISION_FIELDS = ("calibration", "sensitivity", "positive", "abstain_share", "familiar_share")
 # What only a fusion looks at, what only CEntIoU does, and what only classifiers do.
 FUSION_FIELDS = ("mask_backbone", "mask_size", "mask_input", "joint_segmentation")
+SE_LCN_FIELDS = ("symmetry_approach", "joint_symmetry")
 CENTIOU_FIELDS = ("cross_entropy_share", "saliency_gradient", "saliency_target")
 CLASSIFIER_FIELDS = (
     *("backbone", "freeze_first", "unfreeze_per_epoch", "batch_norm", "head", "head_units", "dropout"),
-    *("class_weights", *FUSION_FIELDS, *CENTIOU_FIELDS, "saliency", "saliency_layer", "pixel_steps"),
-    *("training", "epochs", "batch_size", "learning_rate", "patience", "monitor", "background_swap", *DECISION_FIELDS),
+    *("class_weights", *FUSION_FIELDS, *SE_LCN_FIELDS, *CENTIOU_FIELDS, "saliency", "saliency_layer", "pixel_steps"),
+    *(
+        "training",
+        "head_epochs",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "patience",
+        "monitor",
+        "background_swap",
+        *DECISION_FIELDS,
+    ),
 )
 
 
@@ -55,6 +69,9 @@ class ComparisonConfig:
     """Test cases of each class, in place of a share of all; 0: 15 % of all."""
     val_fraction: float = 0.15
     """Share of what is not tested that chooses epochs and rows, with cross_validation or test_per_class."""
+    test_fraction: float = 0.0
+    """Share of all cases that is the test part of every fold, with cross_validation: the folds are then of the others,
+    and each of them is the validation part once. 0: each fold is the test part once."""
     subgroups: tuple[str, ...] = ()
     """Columns by which the test scores are broken down."""
     external: tuple[str, ...] = ()
@@ -63,6 +80,8 @@ class ComparisonConfig:
     """JSON file {"their class": "our class" or null} for the external datasets; null leaves a class out."""
     allow: tuple[str, ...] = ()
     """Kinds of data errors to go on with, as `tfseg audit` names them."""
+    hair_removal: bool = False
+    """Whether dark hairs are taken out of every image, in training as inside the trained models."""
 
     # The segmenter.
     segmenter: Literal[
@@ -129,9 +148,9 @@ class ComparisonConfig:
         "soft_mask",
         "centiou",
     )
-    """Training approaches to compare. The last six are controls: what is outside of the predicted mask alone, the
+    """Training approaches to compare. The last eight are controls: what is outside of the predicted mask alone, the
     lesion's box filled with the image's mean colour, the predicted mask moved to a random place, and the true mask;
-    fusion_gap with the true masks, and with an empty class map."""
+    fusion_gap with the true masks, and with an empty class map; se_lcn with another image's map, and an empty one."""
     backbone: Literal["auto", BackboneName] = "auto"
     """Network of the classifiers; auto: mobilenet_v2 where weights are given, else small_cnn."""
     weights: str | None = None
@@ -159,8 +178,25 @@ class ComparisonConfig:
     mask_input: Literal["softmax", "argmax"] = "softmax"
     """Fusion: the class map as probabilities, or as the likeliest class of each pixel."""
     joint_segmentation: Annotated[float, Range(0.1, 2.0, log=True)] = 0.0
-    """Fusion: the weight, beside the cross entropy's 1, of the segmenter's own loss in a training of both together; 0:
-    the segmenter stays as it is."""
+    """Fusion and SE-LCN: the weight, beside the cross entropy's 1, of the segmenter's own loss in a training of both
+    together; 0: the segmenter stays as it is."""
+    symmetry_target: str = "symmetry"
+    """SE-LCN: the column that the symmetry network learns, as in `target`; cases without a value are left out."""
+    symmetry_file: str | None = None
+    """SE-LCN: a trained symmetry network (.keras) to use instead of training one."""
+    symmetry_approach: SymmetryApproach = "plain"
+    """SE-LCN: what the symmetry network sees of its image."""
+    symmetry_backbone: Literal["auto", BackboneName] = "auto"
+    """SE-LCN: network of the symmetry classifier; auto: as the lesion classifier's."""
+    symmetry_weights: str | None = None
+    """SE-LCN: a weights file for it, where `weights` is for another network."""
+    symmetry_layer: str | None = None
+    """SE-LCN: its layer whose output is explained; None: its last maps."""
+    symmetry_epochs: int = 25
+    symmetry_learning_rate: Annotated[float, Range(1e-5, 1e-2, log=True)] = 5e-4
+    joint_symmetry: Annotated[float, Range(0.1, 2.0, log=True)] = 0.0
+    """SE-LCN: the weight, beside the cross entropy's 1, of the symmetry network's own cross entropy in an end-to-end
+    training of the cascade, in which the map's gradient reaches it; 0: it stays as it is."""
     class_weights: Annotated[bool, Choices(True, False)] = True
     """Weigh the cross entropy of each class by N / (N_i · C)."""
     cross_entropy_share: Annotated[float, Range(0.4, 0.9, step=0.05)] = 0.5
@@ -180,6 +216,9 @@ class ComparisonConfig:
     prediction."""
     training: Literal["gradient", "probe"] = "gradient"
     """probe: no gradient; a linear head by logistic regression on the frozen backbone's pooled features."""
+    head_epochs: Annotated[int, Choices(0, 10, 30)] = 0
+    """Epochs of all layers behind the backbone alone, on features that are computed once, before everything is trained
+    together; 0: none."""
     epochs: int = 25
     batch_size: Annotated[int, Choices(8, 16, 32)] = 16
     learning_rate: Annotated[float, Range(1e-7, 1e-2, log=True)] = 5e-4
@@ -266,7 +305,14 @@ class ComparisonConfig:
             one_file = self.weights not in (None, "imagenet")
             encoder = "mobilenet_v2" if pretrained and not (one_file and backbone != "mobilenet_v2") else "none"
         mask_backbone = backbone if self.mask_backbone == "auto" else self.mask_backbone
-        return replace(self, segmenter_encoder=encoder, backbone=backbone, mask_backbone=mask_backbone)
+        symmetry_backbone = backbone if self.symmetry_backbone == "auto" else self.symmetry_backbone
+        return replace(
+            self,
+            segmenter_encoder=encoder,
+            backbone=backbone,
+            mask_backbone=mask_backbone,
+            symmetry_backbone=symmetry_backbone,
+        )
 
     @property
     def class_map_size(self) -> int:

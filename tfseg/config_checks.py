@@ -27,17 +27,18 @@ def check_config(config) -> None:
 
 def _check_numbers(config):
     positive = ("image_size", "cross_validation", "repeats", "epochs", "batch_size", "patience", "mask_size")
+    positive += ("symmetry_epochs",)
     of_segmenter = ("epochs", "batch_size", "width", "depth", "patience", "scale")
     for name in (*positive, *(f"segmenter_{name}" for name in of_segmenter)):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"`{name}` must be at least 1, received {value}")
-    for name in ("segmenter_learning_rate", "learning_rate"):
+    for name in ("segmenter_learning_rate", "symmetry_learning_rate", "learning_rate"):
         if not getattr(config, name) > 0.0:
             raise ConfigError(f"`{name}` must be above 0, received {getattr(config, name)}")
     counts = ("epoch_images", "freeze_first", "unfreeze_per_epoch", "head_units", "seed", "split_seed")
-    counts += ("test_per_class", "segmenter_masks", "warmup_epochs", "pixel_steps")
-    for name in (*counts, "weight_decay", "joint_segmentation"):
+    counts += ("test_per_class", "segmenter_masks", "warmup_epochs", "pixel_steps", "head_epochs")
+    for name in (*counts, "weight_decay", "joint_segmentation", "joint_symmetry"):
         if (getattr(config, name) or 0) < 0:
             raise ConfigError(f"`{name}` must be at least 0, received {getattr(config, name)}")
     ranges = {"dropout": 0.99, "momentum": 0.9999, "zoom": 0.99, "shift": 0.99, "rotation": 180.0, "shear": 60.0}
@@ -48,6 +49,8 @@ def _check_numbers(config):
             raise ConfigError(f"`{name}` must lie in [0, {upper:g}], received {value}")
     if not 0.0 < config.val_fraction < 1.0:
         raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {config.val_fraction}")
+    if not 0.0 <= config.test_fraction < 1.0:
+        raise ConfigError(f"`test_fraction` must lie in [0, 1), received {config.test_fraction}")
     if config.segmenter_slope is not None and not 0.0 <= config.segmenter_slope < 1.0:
         raise ConfigError(f"`segmenter_slope` must lie in [0, 1), received {config.segmenter_slope}")
 
@@ -59,13 +62,19 @@ def _check_together(config):
         )
     if sum((config.cross_validation > 1, bool(config.split_file), bool(config.test_per_class))) > 1:
         raise ConfigError("only one of `cross_validation`, `test_per_class` and `split_file` can divide the cases")
+    if config.test_fraction and config.cross_validation == 1:
+        raise ConfigError("`test_fraction` is for `cross_validation`: a single split has a test part of its own")
     if not config.approaches or len(set(config.approaches)) != len(config.approaches):
         raise ConfigError(f"`approaches` must name at least one, each once, received {list(config.approaches)}")
-    by_gradient = [name for name in config.approaches if name == "centiou" or name.startswith("fusion")]
+    by_gradient = [name for name in config.approaches if name == "centiou" or name.startswith(("fusion", "se_lcn"))]
     if config.training == "probe" and by_gradient:
         raise ConfigError(f"{', '.join(by_gradient)} trains by gradient: it can't be an approach of `--training probe`")
     if config.training == "probe" and config.head != "dense":
         raise ConfigError("a probe has a linear head on pooled features: `head` must be dense")
+    if config.head_epochs and config.distribution == "multiworker":
+        raise ConfigError("`head_epochs` trains on one machine: `distribution` can't be multiworker")
+    if config.joint_symmetry and config.distribution == "multiworker":
+        raise ConfigError("`joint_symmetry` trains on one machine: `distribution` can't be multiworker")
     if config.class_map and not config.external:
         raise ConfigError("`class_map` is for `external` datasets, and there are none")
     for name in ("segmenter_options", "segmenter_loss_options"):
@@ -88,11 +97,15 @@ def _check_weights(config):
         for what, network in (
             ("the segmenter's encoder", config.segmenter_encoder),
             ("the mask's branch", config.mask_backbone),
+            ("the symmetry network", config.symmetry_backbone),
         ):
+            if what == "the symmetry network" and config.symmetry_weights:
+                continue
             if network not in fitting:
                 raise ConfigError(
                     f"one file of weights can't be for the backbone {config.backbone} and {what} {network}: give a "
                     "folder with a file for each as `--weights-dir`"
+                    + (", or `--symmetry-weights`" if what == "the symmetry network" else "")
                 )
     if config.weights == "imagenet" and config.backbone in NO_IMAGENET:
         raise ConfigError(f"Keras has no ImageNet weights for {config.backbone}: give `--weights PATH` of a file")

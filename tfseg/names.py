@@ -36,12 +36,20 @@ Approach = Literal[
     "fusion_flatten",
     "fusion_gap",
     "fusion_gate",
+    "se_lcn",
+    "se_lcn_hard_mask",
+    "se_lcn_soft_mask",
+    "se_lcn_lesion_area",
     "inverse_mask",
     "lesion_removed",
     "random_mask",
     "oracle",
     "fusion_oracle",
     "fusion_zeroed",
+    "se_lcn_shuffled",
+    "se_lcn_zeroed",
 ]
+# What a symmetry network may see of its image.
+SymmetryApproach = Literal["plain", "hard_mask", "soft_mask", "lesion_area"]
 Flips = Literal["none", "horizontal", "vertical", "both"]
 Postprocessing = Literal["largest_component", "fill_holes"]

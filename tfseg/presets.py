@@ -238,3 +238,82 @@ _FUSION = {
     ),
 }
 CERVICAL_PRESETS = {"labelling": _LABELLING, "fusion": _FUSION}
+
+# One split by lesion with a fixed test part; Adam, one linear layer behind global pooling, as in the thesis's code.
+_SE_LCN = {
+    "quick": ComparisonConfig(
+        data="",
+        image_size=128,
+        cross_validation=4,
+        test_fraction=0.2,
+        hair_removal=True,
+        segmenter="unet",
+        segmenter_loss="dice_rank",
+        segmenter_epochs=20,
+        symmetry_target="symmetry:symmetric_1_axis=symmetric",
+        symmetry_backbone="squeezenet_1_1",
+        symmetry_epochs=20,
+        symmetry_learning_rate=2e-4,
+        saliency="grad_cam_plus_plus",
+        head_units=0,
+        balance="towards",
+        augmentation="se_lcn",
+        epochs=20,
+        epoch_images=640,
+        batch_size=32,
+        patience=10,
+        class_weights=False,
+        joint_symmetry=0.5,
+        joint_segmentation=0.5,
+    ),
+    "paper": ComparisonConfig(
+        data="",
+        image_size=256,
+        cross_validation=4,
+        test_fraction=0.2,
+        hair_removal=True,
+        segmenter="deeplab_v3_plus",
+        segmenter_encoder="resnet50",
+        segmenter_loss="dice_rank",
+        segmenter_epochs=100,
+        segmenter_patience=10,
+        segmenter_learning_rate=1e-4,
+        weights="imagenet",
+        backbone="efficientnet_b4",
+        freeze_first=0,
+        symmetry_target="symmetry:symmetric_1_axis=symmetric",
+        symmetry_backbone="squeezenet_1_0",
+        symmetry_epochs=100,
+        symmetry_learning_rate=3.34e-5,
+        saliency="grad_cam_plus_plus",
+        head_units=0,
+        dropout=0.0,
+        balance="towards",
+        augmentation="se_lcn",
+        epochs=100,
+        epoch_images=0,
+        batch_size=32,
+        learning_rate=1.2e-4,
+        learning_rate_schedule="constant",
+        weight_decay=1.08e-4,
+        patience=10,
+        class_weights=False,
+        joint_symmetry=0.5,
+        joint_segmentation=0.5,
+    ),
+}
+_SE_LCN_SEGMENTATION = {
+    "quick": replace(
+        _SE_LCN["quick"], cross_validation=5, test_fraction=0.0, balance="none", epoch_images=0, augmentation="free"
+    ),
+    "paper": replace(_SE_LCN["paper"], cross_validation=5, test_fraction=0.0, balance="none"),
+}
+# Three folds for the symmetry networks, as in the thesis.
+_SE_LCN_SYMMETRY = {name: replace(preset, cross_validation=3) for name, preset in _SE_LCN.items()}
+SE_LCN_PRESETS = {
+    "grid": _SE_LCN,
+    "segmentation": _SE_LCN_SEGMENTATION,
+    "symmetry": _SE_LCN_SYMMETRY,
+    "search": _SE_LCN,
+    "elsewhere": _SE_LCN,
+}

@@ -78,6 +78,67 @@ def test_folds(make_cases, per_group):
         np.testing.assert_allclose(counts(cases, split.val), [4.8, 2.4, 2.4], atol=1)
 
 
+@pytest.mark.parametrize("per_group", [1, 2, 4])
+def test_one_test_part_for_all_folds(make_cases, per_group):
+    """The thesis's split: a fixed part is tested, and each of the other cases validates once."""
+    cases = make_cases(LABELS, [f"g{n // per_group}" for n in range(80)])
+    splits = split_cases(cases, folds=4, test_fraction=0.2)
+    assert [split.name for split in splits] == [f"fold_{n}" for n in range(1, 5)]
+    test = splits[0].test
+    np.testing.assert_allclose(counts(cases, test), [8, 4, 4], atol=0 if per_group == 1 else per_group)
+    assert sorted(np.concatenate([split.val for split in splits])) == sorted(set(range(80)) - set(test))
+    for split in splits:
+        check_partition(cases, split)
+        np.testing.assert_array_equal(split.test, test)
+        np.testing.assert_allclose(counts(cases, split.val), [8, 4, 4], atol=0 if per_group == 1 else per_group)
+
+
+def test_one_test_part_of_uneven_groups(make_cases):
+    rng = np.random.default_rng(4)
+    labels, groups = [], []
+    for lesion in range(100):
+        size = int(rng.integers(1, 5))
+        labels += [["a", "a", "b", None][lesion % 4]] * size
+        groups += [f"lesion{lesion}"] * size
+    cases = make_cases(labels, groups)
+    splits = split_cases(cases, folds=3, test_fraction=0.25, seed=2)
+    # Cases without a label are divided like a class of their own.
+    total, tested = np.bincount(cases.labels + 1), np.bincount(cases.labels[splits[0].test] + 1)
+    np.testing.assert_allclose(tested, 0.25 * total, atol=3)
+    for split in splits:
+        check_partition(cases, split)
+    assert sum(len(split.val) for split in splits) + len(splits[0].test) == len(cases)
+
+
+def test_one_test_part_by_seed_and_in_any_order(make_cases):
+    cases = make_cases(LABELS, [f"g{n // 2}" for n in range(80)])
+    shuffled = cases.subset(np.random.default_rng(0).permutation(80))
+    first, again = (split_cases(table, seed=5, folds=3, test_fraction=0.2) for table in (cases, shuffled))
+    for one, other in zip(first, again, strict=True):
+        for part in one.parts:
+            assert set(cases.table["id"][one.parts[part]]) == set(shuffled.table["id"][other.parts[part]])
+    assert set(split_cases(cases, seed=6, folds=3, test_fraction=0.2)[0].test) != set(first[0].test)
+
+
+def test_no_test_fraction_leaves_the_folds_as_they_were(make_cases):
+    """Each fold is tested once, and its validation part is drawn from the rest by its own share."""
+    cases = make_cases(LABELS)
+    folds, same = split_cases(cases, folds=4), split_cases(cases, folds=4, test_fraction=0.0)
+    assert all(np.array_equal(one.test, other.test) for one, other in zip(folds, same, strict=True))
+    assert sorted(np.concatenate([split.test for split in folds])) == list(range(80))
+    # Drawn by an earlier version: its results can be made anew.
+    drawn = split_cases(make_cases(["a", "b"] * 6), folds=3)
+    assert [split.test.tolist() for split in drawn] == [[0, 5, 6, 7], [2, 3, 4, 11], [1, 8, 9, 10]]
+
+
+def test_a_class_that_is_too_rare_for_folds_and_a_test_part(make_cases):
+    cases = make_cases(["a"] * 20 + ["b"] * 4)
+    for split in split_cases(cases, folds=3, test_fraction=0.2):
+        assert all(counts(cases, part)[1] for part in split.parts.values())
+    with pytest.raises(DataError, match="class 'b'"):
+        split_cases(make_cases(["a"] * 20 + ["b"] * 3), folds=3, test_fraction=0.2)
+
+
 def test_fold_ignores_split_column(make_cases):
     cases = make_cases(LABELS, split=["train"] * 80)
     assert len(split_cases(cases, folds=2)[0].test) == 40
@@ -169,6 +230,9 @@ def test_too_rare_class(make_cases):
         {"folds": 1},
         {"folds": 2.0},
         {"folds": 2, "val_fraction": 1.0},
+        {"folds": 2, "test_fraction": 1.0},
+        {"folds": 2, "test_fraction": -0.1},
+        {"test_fraction": 0.2},
     ],
 )
 def test_arguments(make_cases, arguments):

@@ -160,7 +160,9 @@ def test_what_each_row_looks_at(fused, config, arrays):
     splits = read_split(fused.path("splits.json"), cases)
     comparison = Comparison(fused, config, cases, arrays, splits, ROWS)
     maps = {row.name: comparison.maps_of(Cell(row.name, 0, 0, (Cell("segmenter", 0),))) for row in ROWS}
-    assert maps["classical"] is None and maps["gap"] is maps["argmax"] is maps["joint"]
+    assert maps.pop("classical") == {} and all(set(found) == {"classes"} for found in maps.values())
+    maps = {name: found["classes"] for name, found in maps.items()}
+    assert maps["gap"] is maps["argmax"] is maps["joint"]
     assert not maps["fusion_zeroed"].any() and maps["fusion_zeroed"].shape == maps["gap"].shape
     np.testing.assert_array_equal(maps["fusion_oracle"], true_maps(arrays, MASK_SIZE))
     assert (maps["fusion_oracle"] != maps["gap"]).any()

@@ -133,7 +133,7 @@ class TestRun:
     def test_a_control_is_neither_served_nor_exported_by_itself(self, finished_rows):
         run, _ = finished_rows
         assert read_json(run.path("metrics.json"))["best_row"] in ("published", "swapped")
-        with pytest.raises(UserError, match="takes a mask with every image"):
+        with pytest.raises(UserError, match="with every image"):
             load_predictor(run.path("models", "oracle", "model.keras"))
 
     def test_the_masks_of_a_control_go_with_the_images_that_are_changed(self, finished_rows):

@@ -44,7 +44,7 @@ class Trainer:
         self.stop_at: int | None = None
         self.fails = lambda config: False
 
-    def __call__(self, config, approach, arrays, split, classes, maps=None, sitting=None):
+    def __call__(self, config, approach, arrays, split, classes, maps=None, sitting=None, stages=None):
         if len(self.configs) == self.stop_at:
             raise KeyboardInterrupt
         self.configs.append(config)
@@ -131,7 +131,7 @@ class TestResults:
         np.testing.assert_allclose(table(other)["val_accuracy"], [0.99, 0.99])
 
     def test_a_loss_is_best_where_it_is_low(self, search, trainer, monkeypatch):
-        def train(config, *rest):
+        def train(config, *rest, **options):
             loss = config.learning_rate
             return Trained(None, pd.DataFrame({"epoch": [1], "seconds": [0.0], "val_loss": [loss]}))
 
@@ -173,9 +173,9 @@ class TestResults:
     def test_another_image_size_is_read_again(self, search, trainer, monkeypatch):
         sizes = []
 
-        def train(config, approach, arrays, *rest):
+        def train(config, approach, arrays, *rest, **options):
             sizes.append((config.image_size, arrays.images.shape[1]))
-            return trainer(config, approach, arrays, *rest)
+            return trainer(config, approach, arrays, *rest, **options)
 
         monkeypatch.setattr(search_trials, "train_classifier", train)
         search(["image_size=16,24"], trials=2)
@@ -208,11 +208,11 @@ class TestParts:
         assert len(trained) == 1 and run.path("models", "segmenter.keras").is_file()
         assert len(predicted) == 2, "once per sitting"
         split = trainer.splits[0]
-        assert all(maps is not None for maps in trainer.maps)
+        assert all(set(maps) == {"lesion"} for maps in trainer.maps)
         for positions in predicted:
             assert set(positions) == {*split.train, *split.val}, "test cases are not looked at"
         for maps in trainer.maps:
-            assert maps[split.train].any() and not maps[split.test].any()
+            assert maps["lesion"][split.train].any() and not maps["lesion"][split.test].any()
 
     def test_the_segmenter_itself(self, search, monkeypatch):
         widths = []
@@ -258,7 +258,7 @@ class TestFailures:
     def test_the_tuner_is_told_that_a_failure_was_bad(self, search, monkeypatch, objective, scores, told):
         heard, tell, left = [], Proposals.tell, list(scores)
 
-        def train(*arguments):
+        def train(*arguments, **options):
             score = left.pop(0)
             if score is None:
                 raise TrainingError("no number")
@@ -345,10 +345,10 @@ class TestResuming:
         assert run.finished and len(trainer.configs) == 4
 
     def test_a_pause_leaves_what_was_found(self, search, trainer, monkeypatch):
-        def train(*arguments):
+        def train(*arguments, **options):
             if len(trainer.configs) == 2:
                 raise Paused("time is over after epoch 1")
-            return trainer(*arguments)
+            return trainer(*arguments, **options)
 
         monkeypatch.setattr(search_trials, "train_classifier", train)
         with pytest.raises(Paused):
@@ -390,11 +390,11 @@ class TestTraining:
     def test_a_real_search_goes_on_within_a_trial(self, search, deterministic, monkeypatch, tmp_path):
         original, count = search_trials.train_classifier, [0]
 
-        def short(*arguments):
+        def short(*arguments, **given):
             """The first training pauses after its first epoch."""
             count[0] += 1
             *first, sitting = arguments
-            return original(*first, replace(sitting, deadline=time.monotonic()) if count[0] == 1 else sitting)
+            return original(*first, replace(sitting, deadline=time.monotonic()) if count[0] == 1 else sitting, **given)
 
         options = {
             "deterministic": True,

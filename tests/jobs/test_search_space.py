@@ -110,6 +110,12 @@ def test_wrong_words(word, message):
         (PLAIN, ["dropout=0.5..1.5"], {}, "would try dropout=1.5"),
         (PLAIN, ["backbone=small_cnn,resnet34", "weights=none,w.npz"], {}, "small_cnn, weights=w.npz"),
         (replace(PLAIN, approaches=("soft_mask",)), ["image_size=32,64"], {}, "which are of one size"),
+        (replace(PLAIN, approaches=("soft_mask",)), ["hair_removal=true,false"], {}, "of one size and these images"),
+        (replace(PLAIN, approaches=("se_lcn",)), ["image_size=32,64"], {}, "which are of one size"),
+        (replace(PLAIN, approaches=("se_lcn",)), ["symmetry_epochs=5,10"], {}, "one symmetry network's maps"),
+        (replace(PLAIN, approaches=("se_lcn",)), ["symmetry_learning_rate"], {}, "one symmetry network's maps"),
+        (replace(PLAIN, approaches=("se_lcn_shuffled",)), ["dropout"], {}, "se_lcn_shuffled is a control"),
+        (replace(PLAIN, cross_validation=2), ["test_fraction=0.1,0.2"], {}, "measured on the same cases"),
         (replace(PLAIN, segmenter_file="s.keras"), ["momentum"], {"part": "segmenter"}, "segmenter_file"),
     ],
 )

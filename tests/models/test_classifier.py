@@ -113,7 +113,7 @@ def test_a_control_that_is_given_its_mask(approach, classifier, tmp_path):
     graph.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     assert_close(loaded({"image": images, "lesion": lesion}), outputs)
-    with pytest.raises(ValueError, match=f"'{approach}' takes a mask with every image"):
+    with pytest.raises(ValueError, match=f"'{approach}' takes a mask or a map with every image"):
         model_info(loaded)
 
 

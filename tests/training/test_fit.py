@@ -137,7 +137,7 @@ def test_adapters(tiny_arrays):
     assert image is batch["image"] and mask is batch["mask"] and pixel_weights is batch["valid"]
 
     table = np.array([0.5, 2.0], np.float32)
-    inputs, label, weights = for_classification(table, "lesion")(batch)
+    inputs, label, weights = for_classification(table, ("lesion",))(batch)
     assert set(inputs) == {"image", "lesion"}
     np.testing.assert_array_equal(label, [0, 1, 0, 1, 0, 1])
     np.testing.assert_array_equal(weights, [0.5, 2.0] * 3)

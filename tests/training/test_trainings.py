@@ -196,7 +196,7 @@ def approach_loss(classifier, approach, arrays, maps):
     labels = arrays.labels[SPLIT.val]
     inputs = {"image": arrays.images[SPLIT.val].astype(np.float32) / 255.0}
     if approach not in ("plain", "centiou"):
-        inputs["lesion"] = maps[SPLIT.val][..., None].astype(np.float32) / 255.0
+        inputs["lesion"] = maps["lesion"][SPLIT.val][..., None].astype(np.float32) / 255.0
     logits = classifier.logits_model(approach)(inputs, training=False)
     losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     return float(np.mean(losses * class_weights(arrays.labels[SPLIT.train], 2)[labels]))
@@ -206,7 +206,7 @@ def approach_loss(classifier, approach, arrays, maps):
 def test_the_classifiers_best_epoch_is_what_is_kept(approach, arrays):
     arrays.labels[[0, 6]] = -1, 1
     split = replace(SPLIT, train=np.arange(8))
-    maps = np.where(arrays.masks == 1, 255, 40).astype(np.uint8)
+    maps = {"lesion": np.where(arrays.masks == 1, 255, 40).astype(np.uint8)} if approach == "soft_mask" else None
     trained = train_classifier(CONFIG, approach, arrays, split, 2, maps)
     classifier, history = trained.classifier, trained.history
     assert len(history) == 3 and {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history.columns)
@@ -234,9 +234,14 @@ def test_what_each_approach_is_given(arrays, monkeypatch):
 
     replace_fit(monkeypatch, record)
     arrays.labels[[0, 2, 9]] = -1
-    maps = {None: None, "lesion": np.zeros(arrays.masks.shape, np.uint8), "classes": np.zeros_like(arrays.images)}
-    for name, approach in APPROACHES.items():
-        train_classifier(CONFIG, name, arrays, SPLIT, 2, maps[approach.map_input])
+    empty = np.zeros(arrays.masks.shape, np.uint8)
+    maps = {"lesion": empty, "classes": np.zeros_like(arrays.images), "symmetry": empty}
+    wanted = {
+        name: {approach.map_input, "symmetry" if approach.symmetry else None} - {None}
+        for name, approach in APPROACHES.items()
+    }
+    for name in APPROACHES:
+        train_classifier(CONFIG, name, arrays, SPLIT, 2, {kind: maps[kind] for kind in wanted[name]})
     assert set(given) == set(APPROACHES)
     for approach, ((inputs, targets, weights), options) in given.items():
         # Six labelled training cases, batches of four: two steps; two of class 0 and four of class 1.
@@ -245,12 +250,15 @@ def test_what_each_approach_is_given(arrays, monkeypatch):
         assert set(np.unique(labels)) <= {0, 1}
         np.testing.assert_allclose(weights, np.where(np.asarray(labels) == 0, 6 / 4, 6 / 8))
         if approach != "centiou":
-            assert set(inputs) == {"image", APPROACHES[approach].map_input} - {None}
+            assert set(inputs) == {"image"} | wanted[approach]
 
 
 def test_what_is_missing_is_named(arrays):
-    with pytest.raises(ConfigError, match="hard_mask needs maps of the lesions"):
+    with pytest.raises(ConfigError, match="hard_mask needs maps of the lesions: lesion"):
         train_classifier(CONFIG, "hard_mask", arrays, SPLIT, 2)
+    lesion = {"lesion": np.zeros(arrays.masks.shape, np.uint8)}
+    with pytest.raises(ConfigError, match="se_lcn_hard_mask needs maps of the lesions: symmetry"):
+        train_classifier(CONFIG, "se_lcn_hard_mask", arrays, SPLIT, 2, lesion)
     arrays.has_mask[SPLIT.train] = False
     with pytest.raises(ConfigError, match="centiou needs masks"):
         train_classifier(CONFIG, "centiou", arrays, SPLIT, 2)
@@ -388,7 +396,7 @@ def test_a_probe_is_logistic_regression_on_pooled_features(arrays):
     from sklearn.linear_model import LogisticRegression
 
     config = replace(CONFIG, training="probe", approaches=("plain",), augmentation="none")
-    maps = np.where(arrays.masks == 1, 255, 0).astype(np.uint8)
+    maps = {"lesion": np.where(arrays.masks == 1, 255, 0).astype(np.uint8)}
     for approach in ("plain", "soft_mask"):
         trained = train_classifier(config, approach, arrays, SPLIT, 2, maps)
         classifier, record = trained.classifier, trained.history.iloc[0]
@@ -436,7 +444,7 @@ def test_a_probe_computes_the_features_of_whole_images_once(arrays, monkeypatch)
     pooled = probe._pooled
     monkeypatch.setattr(probe, "_pooled", lambda *args: counted.append(len(args) > 3) or pooled(*args))
     config, memo = replace(CONFIG, training="probe", approaches=("plain",)), {}
-    maps = np.zeros(arrays.masks.shape, np.uint8)
+    maps = {"lesion": np.zeros(arrays.masks.shape, np.uint8)}
     for approach in ("plain", "plain", "hard_mask", "hard_mask"):
         train_classifier(config, approach, arrays, SPLIT, 2, maps, memo=memo)
     assert counted == [False, True, True], "another fold has other masks"
@@ -449,7 +457,7 @@ def test_tensorboard_has_scalars_and_pictures_of_every_epoch(arrays, tmp_path):
     trainings = {
         "segmenter": lambda: train_segmenter(config, arrays, SPLIT, replace(sitting, tensorboard=tmp_path / "s"))
     }
-    maps = np.where(arrays.masks == 1, 255, 0).astype(np.uint8)
+    maps = {"lesion": np.where(arrays.masks == 1, 255, 0).astype(np.uint8)}
     own = replace(sitting, tensorboard=tmp_path / "c")
     trainings["classifier"] = lambda: train_classifier(config, "soft_mask", arrays, SPLIT, 2, maps, own)
     for (name, train), folder, metric in zip(

@@ -62,7 +62,7 @@ def models_of(run: Run) -> dict[str, Path]:
     found = {}
     for row in read_json(run.path("metrics.json"))["rows"]:
         approach = APPROACHES.get(row["settings"].get("approach"))
-        if approach is None or approach.mask_given:
+        if approach is None or not approach.served or "target" in row:
             continue
         models = sorted(run.path("models", row["name"]).glob("*.keras"))
         if models:

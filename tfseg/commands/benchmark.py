@@ -23,11 +23,12 @@ class Benchmark:
     """
 
     names: Annotated[
-        Positional[tuple[Literal["pipeline", "saliency", "decisions", "hair"], ...]], tyro.conf.arg(metavar="NAME…")
+        Positional[tuple[Literal["pipeline", "saliency", "decisions", "hair", "cascade"], ...]],
+        tyro.conf.arg(metavar="NAME…"),
     ]
     """What to measure; pipeline: from the image file to the training step; saliency: maps beside forward passes, and
     CEntIoU's training step beside cross entropy's; decisions: the classifiers of a run, beside each other;
-    hair: what hair removal costs, and what it gives back."""
+    hair: what hair removal costs, and what it gives back; cascade: SE-LCN's graph, beside its three networks."""
     out: str
     """Folder for the results; new, empty, or of an earlier benchmark. Several have a folder each in it."""
     cores: tuple[int, ...] = (1, 2)
@@ -40,10 +41,10 @@ class Benchmark:
     """The row that the others are compared with, for decisions; by default the first."""
 
     def run(self) -> int:
-        from tfseg.benchmarks import decisions, hair, pipeline, saliency
+        from tfseg.benchmarks import cascade, decisions, hair, pipeline, saliency
 
         if not self.names:
-            raise UserError("name at least one benchmark: pipeline, saliency, decisions, hair")
+            raise UserError("name at least one benchmark: pipeline, saliency, decisions, hair, cascade")
         if ("decisions" in self.names) != (self.run_folder is not None):
             raise UserError("`--run` names the run whose classifiers are measured: give both, or neither")
         for name in self.names:
@@ -59,6 +60,9 @@ class Benchmark:
             elif name == "hair":
                 record = hair.benchmark_hair(out, self.cores, self.repetitions, command_line())
                 print(hair.table(record))
+            elif name == "cascade":
+                record = cascade.benchmark_cascade(out, self.cores, self.repetitions, command_line())
+                print(cascade.table(record))
             else:
                 record = saliency.benchmark_saliency(out, self.cores, self.repetitions, command_line())
                 print(saliency.table(record))

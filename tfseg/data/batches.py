@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class CaseArrays:
         labels: int32 (N,), -1 where unknown.
         ids: str (N,).
         mask_classes: what mask values mean.
+        without_hair: whether hairs were taken out of the images.
+        attributes: further numbers of every case by their name in a batch, int32 (N,), -1 where unknown.
     """
 
     images: np.ndarray
@@ -44,6 +46,8 @@ class CaseArrays:
     labels: np.ndarray
     ids: np.ndarray
     mask_classes: MaskClasses
+    without_hair: bool = False
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,7 +161,8 @@ def make_batches(
     Returns:
         A dataset of dictionaries: ``image`` float32 (B, S, S, 3) in [0, 1]; ``mask`` float32 (B, S, S, C);
         ``valid`` float32 (B, S, S, 1), 0 where a pixel counts nowhere; ``has_mask`` bool (B,); ``label`` int32
-        (B,); ``id`` string (B,); and each of the further maps, float32 (B, h, w, 1 or 3) in [0, 1].
+        (B,); ``id`` string (B,); the cases' attributes, int32 (B,); and each of the further maps, float32 (B, h, w, 1
+        or 3) in [0, 1].
 
     Raises:
         ValueError: no positions, or an augmentation outside training.
@@ -173,6 +178,7 @@ def make_batches(
         "has_mask": arrays.has_mask,
         "label": arrays.labels,
         "id": arrays.ids,
+        **arrays.attributes,
     }
     maps = dict(maps or {})
     store |= maps
@@ -192,7 +198,7 @@ def make_batches(
                 image, *further = swap_backgrounds(augmentation, draws, inside, image, *further)
             image, classes, further = warp(augmentation, draws, image, classes, further)
         batch = {"image": image, **_mask_channels(classes, arrays.mask_classes)}
-        batch |= {name: raw[name] for name in ("has_mask", "label", "id")}
+        batch |= {name: raw[name] for name in ("has_mask", "label", "id", *arrays.attributes)}
         return batch | dict(zip(maps, further, strict=True))
 
     if not training:

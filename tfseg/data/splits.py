@@ -46,6 +46,7 @@ def split_cases(
     folds: int | None = None,
     val_fraction: float = 0.15,
     test_per_class: int | None = None,
+    test_fraction: float = 0.0,
 ) -> list[Split]:
     """Divide the cases into training, validation and test parts.
 
@@ -53,9 +54,10 @@ def split_cases(
     ``validation``, ``test``; without validation cases, they are taken out of the training part). Otherwise the
     parts have the given fractions of each class, as nearly as whole groups allow. With `folds`, each case is in
     the test part of one fold, a ``split`` column is not looked at, and the validation part is taken out of the
-    rest. With `test_per_class`, the test part has that many cases of each class (the cervical paper's split) and no
-    case without a label. Otherwise cases without a label are divided like a class of their own. The order of the
-    rows makes no difference.
+    rest; with a `test_fraction` too, that share is the test part of all folds, and each other case is in the
+    validation part of one (the SE-LCN thesis's split). With `test_per_class`, the test part has that many cases of each
+    class (the cervical paper's split) and no case without a label. Otherwise cases without a label are divided like a
+    class of their own. The order of the rows makes no difference.
 
     Args:
         cases: what to divide.
@@ -65,6 +67,7 @@ def split_cases(
         val_fraction: the validation part's share of what is not tested, with `folds`, `test_per_class` or an
             official test part.
         test_per_class: test cases of each class, or None; not with `folds`.
+        test_fraction: share that is the same test part in all `folds`; 0: each fold is the test part once.
 
     Returns:
         One split, or one per fold.
@@ -74,14 +77,21 @@ def split_cases(
         DataError: when the ``split`` column is unusable, a class has too few cases or groups for the parts or
             folds asked for, or is missing from a part.
     """
-    _check_arguments(fractions, folds, val_fraction, test_per_class)
+    _check_arguments(fractions, folds, val_fraction, test_per_class, test_fraction)
     order = np.argsort(cases.table["id"].to_numpy(str), kind="stable")
     _, groups = np.unique(cases.groups[order], return_inverse=True)
     strata, names = cases.labels[order] + 1, ["", *cases.classes]
     rng = np.random.default_rng(seed)
     official = official_parts(cases) if folds is None and test_per_class is None else None
 
-    if folds is not None:
+    if folds is not None and test_fraction:
+        test = _holdout(strata, groups, test_fraction, rng, keep=folds)
+        parts, rest = [], np.flatnonzero(~test)
+        for held_out in _folds(strata[rest], groups[rest], names, folds, rng, cases):
+            part = np.where(test, "test", "train").astype("<U5")
+            part[rest[held_out]] = "val"
+            parts.append(part)
+    elif folds is not None:
         parts = [
             _with_validation(test, strata, groups, val_fraction, rng)
             for test in _folds(strata, groups, names, folds, rng, cases)
@@ -110,7 +120,11 @@ def split_cases(
 
 
 def _check_arguments(
-    fractions: Sequence[float], folds: int | None, val_fraction: float, test_per_class: int | None
+    fractions: Sequence[float],
+    folds: int | None,
+    val_fraction: float,
+    test_per_class: int | None,
+    test_fraction: float,
 ) -> None:
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         received = tuple(fractions)
@@ -119,6 +133,8 @@ def _check_arguments(
         raise ConfigError(f"`folds` must be a whole number of at least 2, or None, received {folds!r}")
     if test_per_class is not None and (test_per_class < 1 or folds is not None):
         raise ConfigError(f"`test_per_class` must be at least 1 and goes without `folds`, received {test_per_class}")
+    if not 0 <= test_fraction < 1 or (test_fraction and folds is None):
+        raise ConfigError(f"`test_fraction` must lie in [0, 1) and goes with `folds`, received {test_fraction}")
     if not 0 < val_fraction < 1:
         raise ConfigError(f"`val_fraction` must lie between 0 and 1, received {val_fraction}")
 

@@ -152,15 +152,18 @@ def shown_tables(metrics: Mapping) -> list[tuple[dict, list[str]]]:
     """
     tables, kinds = [], (SEGMENTATION_COLUMNS, CLASSIFICATION_COLUMNS)
     for columns in kinds:
-        rows = [row for row in metrics["rows"] if columns[0] in row["metrics"]]
-        if rows:
+        found = [row for row in metrics["rows"] if columns[0] in row["metrics"]]
+        # Rows that learn another column stand in a table of their own, before those that look at their maps.
+        for target in sorted({row.get("target", "") for row in found}, reverse=True):
+            rows = [row for row in found if row.get("target", "") == target]
             present = {name: None for row in rows for name in row["metrics"]}
             # Accuracies on other images of the same cases.
             variants = []
+            wanted = columns
             if columns is CLASSIFICATION_COLUMNS:
                 variants = [name for name in present if name.startswith("accuracy_") and name not in columns]
-                columns = metrics.get("columns") or columns
-            shown = list(dict.fromkeys([*columns[:1], *variants, *columns[1:]]))
+                wanted = columns if target else metrics.get("columns") or columns
+            shown = list(dict.fromkeys([*wanted[:1], *variants, *wanted[1:]]))
             tables.append(({**metrics, "rows": rows}, [name for name in shown if name in present]))
     other = [row for row in metrics["rows"] if not any(columns[0] in row["metrics"] for columns in kinds)]
     if other:
@@ -179,7 +182,7 @@ def class_cells(metrics: Mapping) -> tuple[list[str], list[list[str]]] | None:
     Returns:
         ``(header, lines)``, all text.
     """
-    rows = [row for row in metrics["rows"] if row.get("per_class")]
+    rows = [row for row in metrics["rows"] if row.get("per_class") and "target" not in row]
     classes = list(dict.fromkeys(name for row in rows for name in row["per_class"]))
     lines = []
     for row in rows:

@@ -18,6 +18,7 @@ from tfseg.export.overlays import draw_overlay, write_png
 from tfseg.export.predictions import find_images
 from tfseg.export.predictor import KerasPredictor, load_model
 from tfseg.layers.branches import BranchActivationMaps
+from tfseg.layers.hair import HairRemoval
 from tfseg.layers.outputs import model_info
 from tfseg.layers.saliency import METHODS, ClassActivationMap
 from tfseg.models.cut import cut
@@ -123,8 +124,15 @@ def explained_parts(graph: keras.Model) -> tuple[keras.Model, ClassActivationMap
             "the model has two branches: of it only maps by one gradient can be made, of the last layer of each "
             f"({', '.join(METHODS)})"
         )
+    explain = graph.get_layer("saliency")
+    approach = APPROACHES[graph.name]
+    if approach.symmetry:
+        # What is explained lies behind the E-Layer, which takes another network's map of the image too.
+        return keras.Model(graph.input, explain.input), explain, graph.input
+    removal = next((layer for layer in graph.layers if isinstance(layer, HairRemoval)), None)
+    clean = graph.input if removal is None else removal.output
     # A masking layer is named after the approach, and so is the graph.
-    visible = graph.get_layer(graph.name).output if APPROACHES[graph.name].masked else graph.input
+    visible = graph.get_layer(graph.name).output if approach.masked else clean
     return graph.get_layer("features"), explain, visible
 
 

@@ -29,6 +29,7 @@ from tfseg.jobs.preparation import (
 from tfseg.jobs.results import tabulate
 from tfseg.jobs.rows import ClassifierRow, check_rows, rows_of
 from tfseg.jobs.scored_cases import external_name
+from tfseg.jobs.symmetry import symmetry_rows
 from tfseg.jobs.workers import work_along
 from tfseg.run import Run, read_json, recorded_path, write_text
 from tfseg.session import Session
@@ -100,7 +101,7 @@ def run_comparison(
     spent = run.spent
     with run.withdrawn_on_mistake():
         splits, audit = prepared(run, config, rows, cases)
-        names = [row.name for row in rows]
+        names = [row.name for row in (*symmetry_rows(config, rows), *rows)]
         session.rows(names)
         session.fold_numbers(len(splits))
         write_records(run, config, cases, splits, audit, say)
@@ -158,8 +159,8 @@ def _tested_elsewhere(comparison: Comparison, say: Say) -> list[dict]:
         known = load_cases(data, config.target).table.columns
         subgroups = [column for column in config.subgroups if column in known]
         for classifier in comparison.classifiers:
-            if APPROACHES[classifier.approach].mask_given:
-                continue  # those cases have no masks that were made in the same way
+            if not APPROACHES[classifier.approach].served:
+                continue  # those cases have no maps that were made in the same way
             out = run.path("external", name, classifier.name)
             outcome = evaluate_model(
                 row_model(run, classifier.name),

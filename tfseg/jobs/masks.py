@@ -13,6 +13,7 @@ from tfseg.data.cases import MaskClasses
 from tfseg.data.decode import to_model_input
 from tfseg.evaluation.postprocess import flip_average
 from tfseg.layers.branches import CHANNELS
+from tfseg.models.classifier import behind_hair_removal, decision_graph
 from tfseg.models.fusion import class_map_graph
 from tfseg.names import Flips
 
@@ -49,7 +50,13 @@ def predict_masks(graph: keras.Model, arrays: CaseArrays, positions: np.ndarray,
         positions: the cases, (n,).
         flips: mirror images over which they are averaged, see `flip_average`.
     """
+    graph = fitting(graph, arrays)
     return flip_average(lambda images: predict_pixels(graph, images)["mask"], arrays.images[positions], flips)
+
+
+def fitting(graph: keras.Model, arrays: CaseArrays) -> keras.Model:
+    """An inference graph as it takes these images: hairs that are out of them need not be taken out once more."""
+    return behind_hair_removal(graph) if arrays.without_hair else graph
 
 
 def lesion_maps(mask: np.ndarray, mask_classes: MaskClasses) -> np.ndarray:
@@ -87,6 +94,38 @@ def frozen_maps(
             found = predict_pixels(drawn, arrays.images[part])["classes"]
         maps[part] = np.round(255.0 * found)
     return maps
+
+
+def symmetry_maps(
+    graph: keras.Model, arrays: CaseArrays, positions: np.ndarray | None = None, chunk: int = 256
+) -> np.ndarray:
+    """The maps that a trained symmetry network hands on, uint8 (N, S, S), 255 = most salient.
+
+    Args:
+        graph: its inference graph.
+        arrays: decoded cases.
+        positions: of which cases; the others' stay empty. None: all.
+        chunk: how many at a time.
+    """
+    positions = np.arange(len(arrays)) if positions is None else positions
+    maps, drawn = np.zeros(arrays.masks.shape, np.uint8), fitting(decision_graph(graph, "saliency"), arrays)
+    for start in range(0, len(positions), chunk):
+        part = positions[start : start + chunk]
+        maps[part] = np.round(255.0 * predict_pixels(drawn, arrays.images[part])["saliency"][..., 0])
+    return maps
+
+
+def exchanged_maps(maps: np.ndarray, positions: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Every case's map is another one's: what the maps have in common stays, what they say of their own image doesn't.
+
+    Args:
+        maps: (N, h, w).
+        positions: the cases among which maps are exchanged, at least two; the others keep theirs.
+        seed: draws the order in a ring of which each takes the next one's.
+    """
+    exchanged, order = maps.copy(), np.random.default_rng(seed).permutation(positions)
+    exchanged[order] = maps[np.roll(order, 1)]
+    return exchanged
 
 
 def moved_maps(maps: np.ndarray, seed: int = 0) -> np.ndarray:

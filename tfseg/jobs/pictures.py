@@ -36,12 +36,13 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
     if of_segmenter is not None:
         figures.training_curves({SEGMENTER_ROW: of_segmenter}, folder / "segmenter_curves.png")
     compared = [name for name in COMPARED if any(name in row["metrics"] for row in classifiers)]
-    if classifiers:
-        figures.comparison(classifiers, compared, folder / "comparison.png")
+    answers = [row for row in classifiers if "target" not in row]
+    if answers:
+        figures.comparison(answers, compared, folder / "comparison.png")
     for row in classifiers:
-        figures.confusion(
-            np.array(row["confusion"]), cases.classes, folder / f"confusion_{row['name']}.png", row["name"]
-        )
+        name = row["name"]
+        classes = comparison.cases_of(name).classes
+        figures.confusion(np.array(row["confusion"]), classes, folder / f"confusion_{name}.png", name)
     _draw_decisions(comparison, progress, folder)
     if SEGMENTER_ROW in shown_cells:
         _draw_masks(comparison, shown_cells[SEGMENTER_ROW], split.test, folder)
@@ -51,13 +52,17 @@ def draw_figures(comparison: Comparison, progress: Progress, rows: list[dict]) -
         np.random.default_rng(config.split_seed).choice(len(test), min(SHOWN_CASES, len(test)), replace=False)
     )
     images, lesions = arrays.images[test[shown]], arrays.lesions_at(test[shown])
-    labels = cases.table["label"].iloc[test[shown]].tolist()
+    labels, ids = cases.table["label"].iloc[test[shown]].tolist(), cases.table["id"].iloc[test[shown]].tolist()
     saliency = {}
     for name, cell in shown_cells.items():
         stored_maps = read_arrays(run, cell)
+        place = {case: number for number, case in enumerate(stored(run, cell)["ids"])}
+        at = [place.get(case, -1) for case in ids]
         for kind, title in (("saliency", name), ("saliency_mask", f"{name}: mask's branch")):
             if kind in stored_maps:
-                saliency[title] = stored_maps[kind][shown] / np.float32(255)
+                maps = stored_maps[kind] / np.float32(255)
+                # A stage has no map of a case whose label it doesn't know.
+                saliency[title] = np.stack([maps[number] if number >= 0 else np.zeros_like(maps[0]) for number in at])
     if saliency:
         overlays.saliency_overlays(images, saliency, lesions, folder / "saliency.png", labels)
 

@@ -16,13 +16,16 @@ from tfseg.data.audit_page import write_audit
 from tfseg.data.batches import CaseArrays, load_arrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import UNREADABLE, check
+from tfseg.data.decode import to_model_input
 from tfseg.data.sources import load_cases
 from tfseg.data.splits import Split, check_classes, read_split, split_cases, write_split
 from tfseg.errors import ConfigError, DataError, RunError
 from tfseg.evaluation.subgroups import subgroup_of
 from tfseg.jobs.rows import ClassifierRow
 from tfseg.jobs.scored_cases import external_name, mapped_cases
+from tfseg.jobs.symmetry import symmetry_cases, symmetry_rows
 from tfseg.layers.branches import CHANNELS
+from tfseg.layers.hair import HairRemoval
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
 from tfseg.models.classifier import build_classifier, explained
 from tfseg.plain import to_plain
@@ -50,8 +53,8 @@ def prepared(
     Raises:
         UserError: names the setting, the file or the cases that must be mended first.
     """
-    _check_settings(config, cases)
-    for row in rows:
+    _check_settings(config, cases, rows)
+    for row in (*symmetry_rows(config, rows), *rows):
         check_row(row, config, cases)
     stored = run.path("splits.json")
     try:
@@ -62,6 +65,8 @@ def prepared(
         raise
     if config.split_file:
         check_classes(splits, cases, config.split_file)
+    if symmetry_rows(config, rows):
+        symmetry_cases(config, cases, splits)
     with progress_bar(f"auditing {len(cases)} cases", len(cases)) as advance:
         audit = audit_cases(cases, splits, config.allow, advance, classification=True)
     if not audit.ok:
@@ -72,7 +77,19 @@ def prepared(
 def configured_arrays(config: ComparisonConfig, cases: Cases) -> CaseArrays:
     """The cases decoded at the configuration's size, through its cache."""
     cache = config.cache_dir if config.cache == "disk" else None
-    return load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
+    arrays = load_arrays(cases, config.image_size, config.resize, cache_dir=cache)
+    return _without_hair(arrays) if config.hair_removal else arrays
+
+
+def _without_hair(arrays: CaseArrays, batch_size: int = 32) -> CaseArrays:
+    """The cases as networks behind the layer see them, which removes hairs inside the trained models."""
+    remove, images = HairRemoval(dtype="float32"), np.empty(arrays.images.shape, np.uint8)
+    with progress_bar(f"removing hairs of {len(arrays)} images", len(arrays)) as advance:
+        for start in range(0, len(arrays), batch_size):
+            seen = to_model_input(arrays.images[start : start + batch_size])
+            images[start : start + batch_size] = np.round(255.0 * np.asarray(remove(seen)))
+            advance(len(seen))
+    return replace(arrays, images=images, without_hair=True)
 
 
 def record_environment(run: Run, config: ComparisonConfig, cases: Cases) -> None:
@@ -147,15 +164,17 @@ def _split(cases: Cases, config: ComparisonConfig) -> list[Split]:
         folds=config.cross_validation if config.cross_validation > 1 else None,
         val_fraction=config.val_fraction,
         test_per_class=config.test_per_class or None,
+        test_fraction=config.test_fraction,
     )
 
 
-def _check_settings(config: ComparisonConfig, cases: Cases) -> None:
+def _check_settings(config: ComparisonConfig, cases: Cases, rows: Sequence[ClassifierRow]) -> None:
     """Stop at what would only be found out after hours of training."""
     hopeless = [kind for kind in config.allow if kind in UNREADABLE]
     if hopeless:
         raise ConfigError(f"`allow` can't let {', '.join(hopeless)} through: such files can't be trained on")
     masking = [name for name in config.approaches if APPROACHES[name].needs_segmenter]
+    masking += [row.approach for row in symmetry_rows(config, rows) if APPROACHES[row.approach].masked]
     if masking and config.segmenter == "none":
         raise ConfigError(f"{', '.join(masking)}: these approaches need a segmenter, and `segmenter` is none")
     fusions = [name for name in config.approaches if APPROACHES[name].fusion]
@@ -201,7 +220,14 @@ def check_row(row: ClassifierRow, base: ComparisonConfig, cases: Cases) -> None:
         raise ConfigError(f"weights file {config.weights} does not exist; choices: `imagenet`, a path, or none")
     if config.background_swap and not cases.has_mask.any():
         raise ConfigError(f"`background_swap` needs masks, and {cases.name} has none")
-    check_positive(config.positive, cases.classes)
+    if not row.symmetry:
+        check_positive(config.positive, cases.classes)
+    if APPROACHES[row.approach].symmetry == "own" and config.joint_segmentation and not config.joint_symmetry:
+        raise ConfigError(
+            "`joint_segmentation`: SE-LCN's segmenter learns with its symmetry network: `joint_symmetry` too"
+        )
+    if APPROACHES[row.approach].symmetry and config.saliency_layer is not None:
+        raise ConfigError("`saliency_layer`: SE-LCN explains the maps behind its E-Layer")
     networks = {config.backbone: config.image_size}
     if APPROACHES[row.approach].fusion:
         networks[config.mask_backbone] = config.class_map_size

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tfseg.approaches import APPROACHES
-from tfseg.config import CENTIOU_FIELDS, FUSION_FIELDS
+from tfseg.config import CENTIOU_FIELDS, FUSION_FIELDS, SE_LCN_FIELDS
 from tfseg.data.checks import shown_path
 from tfseg.evaluation.classification import predictions_table
 from tfseg.evaluation.scores import TestScores, summarise_row
@@ -39,7 +39,7 @@ def tabulate(comparison: Comparison, progress: Progress) -> list[dict]:
             tested.append(positions)
             groups, true, probabilities = cases.groups[positions], None, None
             if name != SEGMENTER_ROW:
-                true = comparison.arrays.labels[positions]
+                true = comparison.cases_of(name).labels[positions]
                 arrays = read_arrays(run, cell)
                 probabilities = arrays["probabilities"]
                 decided = {**result.get("decision", {}), "unfamiliarity": arrays.get("unfamiliarity")}
@@ -48,7 +48,8 @@ def tabulate(comparison: Comparison, progress: Progress) -> list[dict]:
         promote(run, done, comparison.model_path, row_model(run, name))
         if not any(len(positions) for positions in tested):
             continue  # no test case has a mask to score the segmenter on
-        classes = () if name == SEGMENTER_ROW else cases.classes
+        own = comparison.cases_of(name)
+        classes = () if name == SEGMENTER_ROW else own.classes
         if predictions:
             _write_predictions(comparison, name, predictions)
         folds = [cell.fold for cell in done]
@@ -56,6 +57,8 @@ def tabulate(comparison: Comparison, progress: Progress) -> list[dict]:
         paper = None if name == SEGMENTER_ROW else comparison.row(name).paper
         row = summarise_row(name, settings, runs, classes, extras(results), paper, folds)
         row |= notes(done, results)
+        if own is not cases:
+            row["target"] = results[0]["target"]
         if config.subgroups:
             attributes = cases.table.iloc[np.concatenate(tested)]
             row["subgroups"] = subgroup_scores(attributes, TestScores.joined(runs), classes, config.subgroups)
@@ -77,6 +80,8 @@ def _row_settings(comparison: Comparison, name: str) -> dict:
         settings |= {key: getattr(config, key) for key in CENTIOU_FIELDS}
     if APPROACHES[row.approach].fusion:
         settings |= {key: getattr(config, key) for key in FUSION_FIELDS}
+    if APPROACHES[row.approach].symmetry:
+        settings |= {key: getattr(config, key) for key in (*SE_LCN_FIELDS, "joint_segmentation")}
     if config.sensitivity is not None:
         settings |= {"sensitivity": config.sensitivity, "positive": list(config.positive)}
     return settings | dict(row.changes)
@@ -85,7 +90,7 @@ def _row_settings(comparison: Comparison, name: str) -> dict:
 def _write_predictions(
     comparison: Comparison, name: str, predictions: Sequence[tuple[Cell, np.ndarray, np.ndarray, dict]]
 ) -> None:
-    cases, tables = comparison.cases, []
+    cases, tables = comparison.cases_of(name), []
     grouped = len(set(cases.groups)) < len(cases)
     for cell, positions, probabilities, decided in predictions:
         chosen = cases.table.iloc[positions]
@@ -99,4 +104,6 @@ def _write_predictions(
         if comparison.config.repeats > 1:
             table["repeat"] = cell.repeat
         tables.append(table)
-    write_csv(comparison.run.path("predictions", f"{name}.csv"), pd.concat(tables))
+    # Stages answer another question than the rows that are compared.
+    stage = ("stages",) if comparison.row(name).symmetry else ()
+    write_csv(comparison.run.path("predictions", *stage, f"{name}.csv"), pd.concat(tables))

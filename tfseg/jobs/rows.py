@@ -29,6 +29,7 @@ class ClassifierRow:
         approach: a name out of `tfseg.approaches.APPROACHES`.
         changes: fields of `ComparisonConfig`, out of `ROW_FIELDS`, in which the row differs from the others.
         paper: metric → published value.
+        symmetry: whether it is a stage of SE-LCN, which learns the symmetry and not the label.
 
     Raises:
         ConfigError: a name that can't be a file's, an unknown approach, or a field that rows have in common.
@@ -38,6 +39,7 @@ class ClassifierRow:
     approach: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     paper: Mapping[str, float] | None = None
+    symmetry: bool = False
 
     def __post_init__(self):
         check_name(self.name, taken=("segmenter",))

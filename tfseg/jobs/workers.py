@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 from tfseg.config import ComparisonConfig
@@ -13,6 +12,7 @@ from tfseg.jobs.cells import SEGMENTER_ROW, Comparison
 from tfseg.jobs.grid import Cell, seeded, stored, wanted_cells
 from tfseg.jobs.preparation import configured_arrays
 from tfseg.jobs.rows import ClassifierRow
+from tfseg.jobs.symmetry import symmetry_arrays
 from tfseg.run import Run
 from tfseg.session import Session
 from tfseg.training.classifier import train_classifier
@@ -56,11 +56,12 @@ def _train_along(comparison: Comparison, cell: Cell) -> None:
     config, split = seeded(comparison.config_of(cell), cell), comparison.splits[cell.fold]
     sitting = Sitting(comparison.run.path("checkpoints", f"{cell.key}.npz"), chief=False)
     for need in cell.needs:
-        wait_for(comparison.run.path("cells", f"{need.key}.json"), "the chief tests the segmenter")
+        wait_for(comparison.run.path("cells", f"{need.key}.json"), "the chief tests what it needs")
     if cell.row == SEGMENTER_ROW:
         if not config.segmenter_file:
             train_segmenter(config, comparison.arrays, split, sitting)
     elif config.training == "gradient":
-        approach, classes = comparison.row(cell.row).approach, len(comparison.cases.classes)
-        maps, segmenter = comparison.maps_of(cell), functools.partial(comparison.segmenter_of, cell)
-        train_classifier(config, approach, comparison.arrays, split, classes, maps, sitting, segmenter=segmenter)
+        row, cases, arrays = comparison.row(cell.row), comparison.cases_of(cell.row), comparison.arrays
+        arrays = symmetry_arrays(arrays, cases) if row.symmetry else arrays
+        maps, stages = comparison.maps_of(cell), comparison.stages_of(cell)
+        train_classifier(config, row.approach, arrays, split, len(cases.classes), maps, sitting, stages=stages)

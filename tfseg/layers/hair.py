@@ -117,6 +117,11 @@ class HairRemoval(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
+def cleaned(image, hair_removal: bool = True):
+    """An image inside a graph without its hairs; as it is where `hair_removal` isn't asked for."""
+    return HairRemoval(dtype="float32", name="hair_removal")(image) if hair_removal else image
+
+
 @lru_cache(maxsize=8)
 def line_filters(length: int, surroundings: float = 0.0) -> np.ndarray:
     """Means along lines through the centre, (L, L, 1, orientations).

@@ -226,23 +226,24 @@ class SymmetryProbabilities(keras.layers.Layer):
 
     Args:
         classes: the class names in the order of the logits.
+        temperature: by which the logits are divided.
 
     Call:
         logits: (B, classes); returns float32 (B, classes), rows sum to 1.
     """
 
-    def __init__(self, classes: Sequence[str], **kwargs):
+    def __init__(self, classes: Sequence[str], temperature: float = 1.0, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.classes = tuple(classes)
+        self.classes, self.temperature = tuple(classes), float(temperature)
 
     def call(self, logits):
-        return ops.softmax(ops.cast(logits, "float32"), axis=-1)
+        return ops.softmax(ops.cast(logits, "float32") / self.temperature, axis=-1)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
 
     def get_config(self):
-        return {**super().get_config(), "classes": list(self.classes)}
+        return {**super().get_config(), "classes": list(self.classes), "temperature": self.temperature}
 
 
 def model_info(model: keras.Model) -> ModelInfo:
@@ -310,7 +311,7 @@ def _square_side(model: keras.Model) -> int:
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     if isinstance(model.input, dict) and len(model.input) > 1:
         raise ValueError(
-            f"the model {model.name!r} takes a mask with every image: it is a control, made to be compared"
+            f"the model {model.name!r} takes a mask or a map with every image: it is a control, made to be compared"
         )
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3 or shapes[0][1] != shapes[0][2]:
         raise ValueError(f"the model {model.name!r} must have one input (None, S, S, 3), it has {shapes}")

@@ -10,6 +10,7 @@ from keras import layers
 from tfseg.approaches import APPROACHES
 from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
+from tfseg.layers.hair import HairRemoval, cleaned
 from tfseg.layers.masking import LesionProbability, mask_layer
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
 from tfseg.layers.saliency import ClassActivationMap
@@ -36,12 +37,17 @@ class Classifier:
         The lesion's probability (B, H, W, 1) is an input, because a frozen segmenter's maps are computed once
         per case and cached.
         """
+        trunk, top = self.halves(approach)
+        return keras.Model(trunk.input, top(trunk.output), name="classifier")
+
+    def halves(self, approach: str = "plain") -> tuple[keras.Model, keras.Model]:
+        """The trained model in two: inputs → feature maps, which pretrained weights make; and from there → logits."""
         image = keras.Input(self.features.input_shape[1:], name="image")
         inputs, visible = {"image": image}, image
         if APPROACHES[approach].masked:
             inputs["lesion"] = keras.Input((*self.features.input_shape[1:3], 1), name="lesion")
             visible = mask_layer(approach)(image, inputs["lesion"])
-        return keras.Model(inputs, self.head(self.features(visible)), name="classifier")
+        return keras.Model(inputs, self.features(visible), name="trunk"), self.head
 
 
 def build_head(
@@ -127,6 +133,7 @@ def inference_graph(
     resize: str = "stretch",
     saliency_layer: str | None = None,
     unfamiliarity: bool = False,
+    hair_removal: bool = False,
 ) -> keras.Model:
     """One graph from image to everything that is served.
 
@@ -141,6 +148,7 @@ def inference_graph(
         resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
         saliency_layer: the backbone's layer whose output is explained; None for its last maps.
         unfamiliarity: whether to tell how unlike the training cases an image is, by the maps that are explained.
+        hair_removal: whether everything sees the image without hairs.
 
     Returns:
         A functional model from ``image`` to ``probabilities`` (B, classes), ``saliency`` (B, H, W, 1) and, with a
@@ -156,17 +164,18 @@ def inference_graph(
     if masked and not given and segmenter is None:
         raise ConfigError(f"the approach {approach} needs a segmenter")
     image = keras.Input(classifier.features.input_shape[1:], name="image", dtype="float32")
-    inputs, outputs, visible = image, {}, image
+    clean = cleaned(image, hair_removal)
+    inputs, outputs, visible = image, {}, clean
     if given:
         inputs = {"image": image, "lesion": keras.Input((*image.shape[1:3], 1), name="lesion", dtype="float32")}
-        visible = mask_layer(approach)(image, inputs["lesion"])
+        visible = mask_layer(approach)(clean, inputs["lesion"])
     elif segmenter is not None:
         mask_classes = mask_classes or MaskClasses()
-        mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(segmenter(image, training=False))
+        mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(segmenter(clean, training=False))
         outputs["mask"] = mask
         if masked:
             lesion = LesionProbability(mask_classes.lesion_channels, dtype="float32", name="lesion")(mask)
-            visible = mask_layer(approach)(image, lesion)
+            visible = mask_layer(approach)(clean, lesion)
     features, explain = explained(classifier, saliency, saliency_layer)
     maps = features(visible, training=False)
     found = explain(maps, training=False)
@@ -185,8 +194,19 @@ def decision_graph(graph: keras.Model, *names: str) -> keras.Model:
     return keras.Model(graph.input, outputs, name=graph.name)
 
 
-def segmentation_graph(segmenter: keras.Model, mask_classes: MaskClasses, resize: str = "stretch") -> keras.Model:
+def behind_hair_removal(graph: keras.Model) -> keras.Model:
+    """The part of an inference graph that takes images without hairs; the graph itself where it removes none."""
+    removal = next((layer for layer in graph.layers if isinstance(layer, HairRemoval)), None)
+    if removal is None:
+        return graph
+    return keras.Model(removal.output, graph.output, name=graph.name)
+
+
+def segmentation_graph(
+    segmenter: keras.Model, mask_classes: MaskClasses, resize: str = "stretch", hair_removal: bool = False
+) -> keras.Model:
     """A segmenter alone as an inference graph: ``image`` → ``mask`` probabilities."""
     image = keras.Input(segmenter.input_shape[1:], name="image", dtype="float32")
-    mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(segmenter(image, training=False))
+    logits = segmenter(cleaned(image, hair_removal), training=False)
+    mask = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(logits)
     return keras.Model(image, {"mask": mask}, name="segmentation")

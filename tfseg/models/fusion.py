@@ -17,6 +17,7 @@ from tfseg.approaches import APPROACHES
 from tfseg.data.cases import MaskClasses
 from tfseg.errors import ConfigError
 from tfseg.layers.branches import BranchActivationMaps, ClassMap, Gate, OnGrid, check_mask_input
+from tfseg.layers.hair import cleaned
 from tfseg.layers.outputs import ClassProbabilities, MaskProbabilities
 from tfseg.layers.taped import Rectifier, TapedConcatenate
 from tfseg.layers.unfamiliarity import Unfamiliarity
@@ -58,12 +59,16 @@ class Fusion:
         The class map is an input, because a frozen segmenter's maps are computed once per case and moved together with
         the image.
         """
+        trunk, top = self.halves()
+        return keras.Model(trunk.input, top(trunk.output), name="classifier")
+
+    def halves(self) -> tuple[keras.Model, keras.Model]:
+        """The trained model in two: inputs → both branches' feature maps; and from there → logits."""
         inputs = {
             "image": keras.Input(self.image_features.input_shape[1:], name="image"),
             "classes": keras.Input(self.mask_features.input_shape[1:], name="classes"),
         }
-        logits = self.head(self.feature_maps(inputs["image"], inputs["classes"]))
-        return keras.Model(inputs, logits, name="classifier")
+        return keras.Model(inputs, self.feature_maps(inputs["image"], inputs["classes"]), name="trunk"), self.head
 
     def joint_model(self, segmenter: keras.Model, mask_classes: MaskClasses) -> keras.Model:
         """The model that trains the segmenter too: ``image`` → ``logits`` and the ``mask``'s logits (B, H, W, C).
@@ -194,6 +199,7 @@ def fusion_graph(
     saliency: str = "grad_cam",
     resize: str = "stretch",
     unfamiliarity: bool = False,
+    hair_removal: bool = False,
 ) -> keras.Model:
     """One graph from image to everything that is served.
 
@@ -207,6 +213,7 @@ def fusion_graph(
         resize: how images were brought to the model's square, ``"stretch"`` or ``"pad"``.
         unfamiliarity: whether to tell how unlike the training cases an image is, by the maps of its own branch, as the
             output ``unfamiliarity`` (B,).
+        hair_removal: whether everything sees the image without hairs.
 
     Returns:
         A functional model from ``image`` to ``mask`` (B, H, W, C), ``probabilities`` (B, classes), ``saliency`` and
@@ -221,16 +228,16 @@ def fusion_graph(
     if not given and segmenter is None:
         raise ConfigError(f"the approach {approach} needs a segmenter")
     image = keras.Input(fusion.image_features.input_shape[1:], name="image", dtype="float32")
-    inputs, outputs = image, {}
+    inputs, outputs, clean = image, {}, cleaned(image, hair_removal)
     if given:
         seen = keras.Input(fusion.mask_features.input_shape[1:], name="classes", dtype="float32")
         inputs = {"image": image, "classes": seen}
     else:
         mask_classes = mask_classes or MaskClasses()
-        logits = segmenter(image, training=False)
+        logits = segmenter(clean, training=False)
         outputs["mask"] = MaskProbabilities(mask_classes.to_json(), resize=resize, name="mask")(logits)
         seen = class_map(logits, mask_classes, fusion.mask_features.input_shape[1:3])
-    maps = fusion.feature_maps(image, seen, training=False)
+    maps = fusion.feature_maps(clean, seen, training=False)
     found = BranchActivationMaps(fusion.head, image.shape[1:3], saliency, name="saliency")(maps, training=False)
     outputs |= {
         "probabilities": ClassProbabilities(class_names, resize=resize, name="probabilities")(found["logits"]),

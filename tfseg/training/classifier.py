@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 
 import keras
@@ -16,6 +16,7 @@ from tfseg.data.splits import Split
 from tfseg.errors import ConfigError
 from tfseg.layers.branches import BranchActivationMaps
 from tfseg.layers.masking import mask_layer
+from tfseg.layers.saliency import ClassActivationMap
 from tfseg.models.classifier import explained
 from tfseg.models.fusion import class_map
 from tfseg.training.callbacks import Plateau, Thaw
@@ -26,6 +27,7 @@ from tfseg.training.probe import train_probe
 from tfseg.training.setup import Trained, augmentation_of, prepare, training_batches
 from tfseg.training.sitting import DETACHED, Sitting, described
 from tfseg.training.tensorboard import SHOWN, EpochPictures, blended
+from tfseg.training.warm import train_head_first
 from tfseg.training.workers import detached, several_workers
 
 
@@ -35,10 +37,10 @@ def train_classifier(
     arrays: CaseArrays,
     split: Split,
     classes: int,
-    maps: np.ndarray | None = None,
+    maps: Mapping[str, np.ndarray] | None = None,
     sitting: Sitting = DETACHED,
     memo: dict | None = None,
-    segmenter: Callable[[], keras.Model] | None = None,
+    stages: Mapping[str, Callable[[], keras.Model]] | None = None,
 ) -> Trained:
     """Train a classifier by one approach; the epoch is chosen on the validation part.
 
@@ -48,20 +50,21 @@ def train_classifier(
         arrays: decoded cases.
         split: positions of the parts; cases without a label are left out.
         classes: number of classes.
-        maps: what the approach looks at beside the images of all cases, uint8: the lesion's probability (N, S, S) or
-            the class map (N, h, w, 3), see `tfseg.approaches.Approach.map_input`.
+        maps: what the approach looks at beside the images of all cases, uint8 by name: ``lesion``, its probability (N,
+            S, S); ``classes``, the class map (N, h, w, 3); ``symmetry``, a symmetry network's map (N, S, S).
         sitting: see `fit`.
         memo: keeps what several trainings of a run would compute alike.
-        segmenter: gives the one that learns together with a fusion, image → mask logits; where the configuration's
-            `joint_segmentation` says so.
+        stages: by name what gives a trained network that may learn along, see the configuration's `joint_segmentation`
+            and `joint_symmetry`: ``segmenter``, image → mask logits, and ``symmetry``, an inference graph.
 
     Raises:
         ConfigError: labels, maps or masks that the approach needs are missing.
         TrainingError, Paused, RunError: see `fit`.
     """
-    map_input = APPROACHES[approach].map_input
-    if map_input and maps is None:
-        raise ConfigError(f"the approach {approach} needs maps of the lesions")
+    maps, needed = dict(maps or {}), APPROACHES[approach]
+    for name in (needed.map_input, "symmetry" if needed.symmetry else None):
+        if name and name not in maps:
+            raise ConfigError(f"the approach {approach} needs maps of the lesions: {name}")
     training, validation = (part[arrays.labels[part] >= 0] for part in (split.train, split.val))
     if not len(training) or not len(validation):
         raise ConfigError(
@@ -82,14 +85,14 @@ def train_classifier(
     batch = training_batch_size(len(training), config.batch_size, replicas)
     steps = steps_per_epoch(len(training), batch, config.epoch_images)
     with strategy.scope():
-        learner = compiled(config, approach, arrays, training, classes, maps, weights, steps, segmenter)
-    # A segmenter that learns too makes its maps anew.
-    further = {map_input: maps} if map_input and not learner.segmenter else None
+        learner = compiled(config, approach, arrays, training, classes, maps, weights, steps, stages)
+    # Networks that learn too make their maps anew.
+    further = {name: maps[name] for name in learner.maps}
     batches, names_of = training_batches(
         arrays, training, batch, learner.adapt, augmentation=augmentation, maps=further, seed=config.seed
     )
     # The epoch of a joint training is chosen by what it is for.
-    monitor = config.monitor.replace("val_", "val_logits_") if learner.segmenter else config.monitor
+    monitor = config.monitor.replace("val_", "val_logits_") if learner.joint else config.monitor
     mode = "min" if config.monitor == "val_loss" else "max"
     extra = {}
     if config.unfreeze_per_epoch and learner.frozen:
@@ -100,10 +103,18 @@ def train_classifier(
         draw = _saliency_pictures(learner, config, approach, arrays, validation[:SHOWN], further)
         extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
     size = validation_batch_size(len(validation), batch, replicas)
+    validated = make_batches(arrays, validation, size, maps=further).map(learner.adapt)
+    begun = sitting.checkpoint is not None and sitting.checkpoint.exists()
+    if config.head_epochs and not learner.joint and not begun:
+        # As many as make each case be seen in two ways.
+        seen = 2 * len(training)
+        train_head_first(
+            learner.classifier, approach, batches(0), validated, seen, config.head_epochs, described(approach, sitting)
+        )
     history, note = fit(
         learner.model,
         batches,
-        make_batches(arrays, validation, size, maps=further).map(learner.adapt),
+        validated,
         epochs=config.epochs,
         steps=steps,
         patience=config.patience,
@@ -114,7 +125,7 @@ def train_classifier(
         names_of=names_of,
         sitting=sitting,
     )
-    if learner.segmenter:
+    if learner.joint:
         history = history.rename(columns={"loss": "joint_loss", "val_loss": "val_joint_loss"})
         history = history.rename(columns=lambda name: name.replace("logits_", ""))
     classifier, segmenting = learner.classifier, learner.segmenter
@@ -122,7 +133,7 @@ def train_classifier(
         parts = [entry.name for entry in fields(classifier) if isinstance(getattr(classifier, entry.name), keras.Model)]
         classifier = replace(classifier, **{name: detached(getattr(classifier, name)) for name in parts})
         segmenting = segmenting and detached(segmenting)
-    return Trained(classifier, history, note, segmenter=segmenting)
+    return Trained(classifier, history, note, segmenter=segmenting, symmetry=learner.symmetry)
 
 
 def _saliency_pictures(learner, config, approach, arrays, positions, maps) -> Callable[[], np.ndarray]:
@@ -143,7 +154,19 @@ def _saliency_pictures(learner, config, approach, arrays, positions, maps) -> Ca
             return blended(visible, explain(classifier.feature_maps(visible, seen, training=False))["saliency"])
 
         return of_image
+    if learner.symmetry:
+        network = learner.symmetry
+        return lambda: blended(visible, network.explain(network.features(visible, training=False))["saliency"])
     if APPROACHES[approach].masked:
         visible = mask_layer(approach)(visible, batch["lesion"])
+    if APPROACHES[approach].symmetry:
+        explain = ClassActivationMap(classifier.head, visible.shape[1:3], config.saliency)
+
+        def of_enhanced() -> np.ndarray:
+            maps = classifier.features(visible, training=False)
+            maps = classifier.enhancement([maps, batch["symmetry"]], training=False)
+            return blended(batch["image"], explain(maps)["saliency"])
+
+        return of_enhanced
     features, explain = explained(classifier, config.saliency, config.saliency_layer)
     return lambda: blended(batch["image"], explain(features(visible, training=False))["saliency"])

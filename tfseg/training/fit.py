@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -24,30 +24,46 @@ def for_segmentation(batch):
     return batch["image"], batch["mask"], batch["valid"]
 
 
-def for_classification(weights: np.ndarray | None, map_input: str | None = None) -> Callable:
-    """The adapter to ({image, map}, label, class weight).
+def for_classification(weights: np.ndarray | None, maps: Sequence[str] = ()) -> Callable:
+    """The adapter to ({image, maps}, label, class weight).
 
     Args:
         weights: of the classes, (C,), or None.
-        map_input: the map that the model takes too, ``"lesion"`` or ``"classes"``.
+        maps: those that the model takes too: ``"lesion"``, ``"classes"``, ``"symmetry"``.
     """
     table = None if weights is None else tf.constant(weights, tf.float32)
 
     def adapt(batch):
-        inputs = {"image": batch["image"]} | ({map_input: batch[map_input]} if map_input else {})
+        inputs = {name: batch[name] for name in ("image", *maps)}
         weight = tf.ones_like(batch["label"], tf.float32) if table is None else tf.gather(table, batch["label"])
         return inputs, batch["label"], weight
 
     return adapt
 
 
-def for_joint(weights: np.ndarray | None) -> Callable:
-    """The adapter to (image, {logits: label, mask}, {logits: class weight, mask: pixel weights})."""
+def for_joint(
+    weights: np.ndarray | None, outputs: Sequence[str] = ("mask",), symmetry_weights: np.ndarray | None = None
+) -> Callable:
+    """The adapter to (image, {logits: label, mask, symmetry}, {logits: class weight, mask: pixel weights, symmetry}).
+
+    Args:
+        weights: of the classes, (C,), or None.
+        outputs: what is learned beside the label: ``"mask"``, ``"symmetry"``.
+        symmetry_weights: of its classes, where it is learned; cases without a value have weight 0.
+    """
     classification = for_classification(weights)
 
     def adapt(batch):
         inputs, label, weight = classification(batch)
-        return inputs["image"], {"logits": label, "mask": batch["mask"]}, {"logits": weight, "mask": batch["valid"]}
+        targets, shares = {"logits": label}, {"logits": weight}
+        if "mask" in outputs:
+            targets["mask"], shares["mask"] = batch["mask"], batch["valid"]
+        if "symmetry" in outputs:
+            known = batch["symmetry_label"] >= 0
+            targets["symmetry"] = tf.maximum(batch["symmetry_label"], 0)
+            share = tf.gather(tf.constant(symmetry_weights, tf.float32), targets["symmetry"])
+            shares["symmetry"] = tf.where(known, share, 0.0)
+        return inputs["image"], targets, shares
 
     return adapt
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
 
 from tfseg.approaches import APPROACHES
 from tfseg.config import ComparisonConfig
-from tfseg.data.batches import CaseArrays
+from tfseg.data.batches import CaseArrays, class_weights
 from tfseg.metrics.classification import BalancedAccuracy
 from tfseg.models.backbones import build_backbone, freeze_first, frozen_count
+from tfseg.models.cascade import Enhanced, SymmetryNetwork, build_enhanced, symmetry_network
 from tfseg.models.classifier import Classifier, build_classifier
 from tfseg.models.fusion import Fusion, build_fusion
 from tfseg.models.weights import reestimate_batch_norm
@@ -35,13 +36,22 @@ class Learner:
         adapt: brings a batch into the form that the model takes.
         frozen: the layers that stay as their weights have them, until they are thawed.
         segmenter: the one that learns too, image → mask logits; else None.
+        symmetry: likewise.
+        maps: those that go with each image in a batch.
     """
 
-    classifier: Classifier | Fusion
+    classifier: Classifier | Fusion | Enhanced
     model: keras.Model
     adapt: Callable
     frozen: list[keras.layers.Layer] = field(default_factory=list)
     segmenter: keras.Model | None = None
+    symmetry: SymmetryNetwork | None = None
+    maps: tuple[str, ...] = ()
+
+    @property
+    def joint(self) -> bool:
+        """Whether networks of other tasks learn too."""
+        return self.segmenter is not None or self.symmetry is not None
 
 
 def compiled(
@@ -50,28 +60,30 @@ def compiled(
     arrays: CaseArrays,
     training: np.ndarray,
     classes: int,
-    maps: np.ndarray | None,
+    maps: Mapping[str, np.ndarray],
     weights: np.ndarray | None,
     steps: int,
-    segmenter: Callable[[], keras.Model] | None = None,
+    stages: Mapping[str, Callable[[], keras.Model]] | None = None,
 ) -> Learner:
     """Build a classifier for training; within the scope of a strategy.
 
     Args:
-        config, approach, arrays, classes, maps, segmenter: see `tfseg.training.classifier.train_classifier`.
+        config, approach, arrays, classes, maps, stages: see `tfseg.training.classifier.train_classifier`.
         training: positions of the training cases, int (n,).
         weights: of the classes, (C,), or None.
         steps: batches of an epoch.
     """
     shown = training[:NATURAL_IMAGES]
     features, frozen = _backbone(config, config.backbone, config.image_size, arrays.images[shown])
-    pooling, map_input = APPROACHES[approach].fusion, APPROACHES[approach].map_input
+    pooling, transfer = APPROACHES[approach].fusion, APPROACHES[approach].symmetry
     head = {"units": config.head_units or None, "dropout": config.dropout}
     if pooling:
-        mask_features, held = _backbone(config, config.mask_backbone, config.class_map_size, maps[shown])
+        mask_features, held = _backbone(config, config.mask_backbone, config.class_map_size, maps["classes"][shown])
         frozen += held
         branches = (features, mask_features)
         classifier = build_fusion(*branches, classes, pooling, **head, mask_input=config.mask_input)
+    elif transfer:
+        classifier = build_enhanced(features, classes, config.image_size, **head, head=config.head)
     else:
         classifier = build_classifier(features, classes, **head, head=config.head)
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -91,8 +103,14 @@ def compiled(
         )
         model.compile(**settings)
         return Learner(classifier, model, for_centiou(weights, arrays.mask_classes), frozen)
+    if transfer and config.joint_symmetry and APPROACHES[approach].served:
+        metrics = {"logits": accuracies}
+        learner = _joint_cascade(config, approach, arrays, training, classifier, weights, stages)
+        losses, shares = _joint_losses(config, learner)
+        learner.model.compile(**settings, loss=losses, loss_weights=shares, metrics=metrics)
+        return replace(learner, frozen=frozen)
     if pooling and config.joint_segmentation and not APPROACHES[approach].mask_given:
-        segmenter = segmenter()
+        segmenter = stages["segmenter"]()
         segmenter.trainable = True
         model = classifier.joint_model(segmenter, arrays.mask_classes)
         model.compile(
@@ -104,7 +122,41 @@ def compiled(
         return Learner(classifier, model, for_joint(weights), frozen, segmenter)
     model = classifier.logits_model() if pooling else classifier.logits_model(approach)
     model.compile(**settings, loss=cross_entropy, metrics=accuracies)
-    return Learner(classifier, model, for_classification(weights, map_input), frozen)
+    return Learner(classifier, model, for_classification(weights, tuple(maps)), frozen, maps=tuple(maps))
+
+
+def _joint_cascade(
+    config: ComparisonConfig,
+    approach: str,
+    arrays: CaseArrays,
+    training: np.ndarray,
+    classifier: Enhanced,
+    weights: np.ndarray | None,
+    stages: Mapping[str, Callable[[], keras.Model]],
+) -> Learner:
+    """SE-LCN end to end: the symmetry network goes on from its own training, with the same layers frozen, and with it
+    the segmenter where it has a loss."""
+    network = symmetry_network(stages["symmetry"]())
+    segmenter = stages["segmenter"]() if "segmenter" in stages else None
+    learns_masks = segmenter is not None and config.joint_segmentation > 0 and arrays.has_mask[training].any()
+    if segmenter is not None:
+        segmenter.trainable = learns_masks
+    model = classifier.joint_model(approach, network, segmenter, arrays.mask_classes)
+    names = ("symmetry", "mask") if learns_masks else ("symmetry",)
+    model = keras.Model(model.input, {name: model.output[name] for name in ("logits", *names)}, name=model.name)
+    labels = arrays.attributes["symmetry_label"][training]
+    of_symmetry = class_weights(labels[labels >= 0], len(network.classes))
+    adapt = for_joint(weights, names, of_symmetry)
+    return Learner(classifier, model, adapt, segmenter=segmenter if learns_masks else None, symmetry=network)
+
+
+def _joint_losses(config: ComparisonConfig, learner: Learner) -> tuple[dict, dict]:
+    """The losses of a cascade's outputs, and their weights."""
+    losses = {name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in ("logits", "symmetry")}
+    shares = {"logits": 1.0, "symmetry": config.joint_symmetry}
+    if learner.segmenter is not None:
+        losses["mask"], shares["mask"] = configured_loss(config), config.joint_segmentation
+    return losses, shares
 
 
 def _backbone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def train_probe(
     training: np.ndarray,
     validation: np.ndarray,
     classes: int,
-    maps: np.ndarray | None = None,
+    maps: Mapping[str, np.ndarray] | None = None,
     memo: dict | None = None,
 ) -> Trained:
     """Fit a linear head on frozen features.
@@ -46,7 +47,7 @@ def train_probe(
         arrays: decoded cases.
         training, validation: positions of labelled cases, int.
         classes: number of classes, each with a case in `training`.
-        maps: the frozen segmenter's maps, uint8 (N, S, S), for the masking approaches.
+        maps: ``lesion``, the frozen segmenter's maps, uint8 (N, S, S), for the masking approaches.
         memo: keeps the features of unmasked images for the next training of the run.
     """
     from scipy.special import softmax
@@ -60,7 +61,7 @@ def train_probe(
     flips = FLIPS if augmentation_of(config).flips else FLIPS[:1]
     if APPROACHES[approach].masked:
         # Every fold's segmenter shows other parts of the images.
-        views = _pooled(features, arrays, flips, mask_layer(approach), maps)
+        views = _pooled(features, arrays, flips, mask_layer(approach), maps["lesion"])
     else:
         memo = {} if memo is None else memo
         key = ("pooled", config.backbone, config.weights_of(config.backbone), flips)

@@ -16,7 +16,7 @@ from tfseg.errors import ConfigError, UserError
 from tfseg.losses.dice import MaskLoss
 from tfseg.losses.segmentation import build_loss
 from tfseg.metrics.segmentation import LesionDice, LesionIoU
-from tfseg.models.classifier import segmentation_graph
+from tfseg.models.classifier import behind_hair_removal, segmentation_graph
 from tfseg.models.segmenters import at_scale, build_segmenter
 from tfseg.training.callbacks import Plateau
 from tfseg.training.devices import training_batch_size, validation_batch_size
@@ -84,10 +84,10 @@ def train_segmenter(
         extra["plateau"] = Plateau("val_iou", "max", max(1, config.segmenter_patience // 3))
     if config.segmenter_slope is not None:
         extra["slope"] = SlopeStopping(threshold=config.segmenter_slope)
-    graph = segmentation_graph(model, mask_classes, config.resize)
+    graph = segmentation_graph(model, mask_classes, config.resize, config.hair_removal)
     if sitting.tensorboard is not None and sitting.chief:
         shown = arrays.images[validation[:SHOWN]]
-        draw = functools.partial(lesion_pictures, graph, shown, mask_classes)
+        draw = functools.partial(lesion_pictures, behind_hair_removal(graph), shown, mask_classes)
         extra["pictures"] = EpochPictures(sitting.tensorboard, draw)
     history, note = fit(
         model,
@@ -106,7 +106,7 @@ def train_segmenter(
     # What is stored of it later needs neither the optimizer nor the loss.
     model.compiled = False
     if several_workers(strategy):
-        graph = segmentation_graph(detached(model), mask_classes, config.resize)
+        graph = segmentation_graph(detached(model), mask_classes, config.resize, config.hair_removal)
     return graph, history, note
 
 
@@ -184,4 +184,7 @@ def load_segmenter(path: str | Path, arrays: CaseArrays, resize: str = "stretch"
             f"{path} knows the mask classes {list(info.mask_classes.names)} and resize={info.resize!r}; the data has "
             f"{list(arrays.mask_classes.names)}, and resize={resize!r} is asked (`dataset.json` names the classes)"
         )
-    return keras.Model(graph.input, {"mask": graph.output["mask"]}, name="segmentation")
+    graph = keras.Model(graph.input, {"mask": graph.output["mask"]}, name="segmentation")
+    if behind_hair_removal(graph) is not graph and not arrays.without_hair:
+        raise UserError(f"{path} removes hairs before it looks: give `--hair-removal`, so that everything does")
+    return graph

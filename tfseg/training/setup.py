@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfseg.config import ComparisonConfig
 from tfseg.data.augment import RECIPES, Augmentation
 from tfseg.data.batches import CaseArrays, make_batches
+from tfseg.models.cascade import Enhanced, SymmetryNetwork
 from tfseg.models.classifier import Classifier
 from tfseg.models.fusion import Fusion
 from tfseg.training.devices import make_strategy, seed_everything, set_precision
@@ -24,19 +25,22 @@ class Trained:
     """What a training of a classifier gives.
 
     Args:
-        classifier: the trained parts; a `Fusion` where there is a second branch.
+        classifier: the trained parts; a `Fusion` where there is a second branch, an `Enhanced` where a symmetry map is
+            handed on.
         history: one row per epoch.
         note: why it broke off, or "".
         validation: probabilities of the validation cases, (n, C), where the classifier itself has seen them; else
             None.
         segmenter: the one that learned together with it, image → mask logits; else None.
+        symmetry: likewise.
     """
 
-    classifier: Classifier | Fusion
+    classifier: Classifier | Fusion | Enhanced
     history: pd.DataFrame
     note: str = ""
     validation: np.ndarray | None = None
     segmenter: keras.Model | None = None
+    symmetry: SymmetryNetwork | None = None
 
 
 def prepare(config: ComparisonConfig) -> tf.distribute.Strategy:

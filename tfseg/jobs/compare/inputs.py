@@ -154,7 +154,8 @@ def _case_scores(folder: Path) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for path in sorted((folder / "cells").glob("*.json")):
         cell = read_json(path)
-        if cell.get("per_case") and cell.get("ids"):
+        # A stage that learns another column is no row to compare.
+        if cell.get("per_case") and cell.get("ids") and "target" not in cell:
             parts.setdefault(cell["row"], []).append(pd.DataFrame(cell["per_case"], cell["ids"], dtype=float))
     return {row: pd.concat(tables).groupby(level=0, sort=False).mean() for row, tables in parts.items()}
 

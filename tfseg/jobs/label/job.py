@@ -13,7 +13,7 @@ import pandas as pd
 
 from tfseg.config import CLASSIFIER_FIELDS, ComparisonConfig
 from tfseg.data.audit import audit_cases
-from tfseg.data.batches import CaseArrays, load_arrays
+from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.checks import check
 from tfseg.data.decode import restore_map
@@ -268,7 +268,7 @@ class Labelling:
             self._lesion = lesion_value(self.given)
         positions = self.rest[cell.fold * CHUNK : (cell.fold + 1) * CHUNK]
         part, config = self.cases.subset(positions), self.config
-        arrays = load_arrays(part, config.image_size, config.resize)
+        arrays = configured_arrays(replace(config, cache="memory"), part)
         found = []
         for start in range(0, len(part), AT_ONCE):
             chosen = np.arange(start, min(start + AT_ONCE, len(part)))

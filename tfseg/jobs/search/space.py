@@ -27,7 +27,7 @@ OBJECTIVES = {
 # What is measured must be the same for all trials.
 OF_DATA = (
     *("data", "target", "cross_validation", "repeats", "split_seed", "split_file", "test_per_class", "val_fraction"),
-    *("subgroups", "external", "class_map", "allow", "approaches"),
+    *("test_fraction", "subgroups", "external", "class_map", "allow", "approaches"),
 )
 OF_MACHINE = ("cache", "cache_dir", "distribution", "deterministic")
 # These change what `val_loss` is a sum of, so that two trials' losses can't be compared.
@@ -251,7 +251,8 @@ def _word(value: Any) -> str:
 
 def _check_effect(name: str, config: ComparisonConfig, part: Part) -> None:
     """Refuse a field that would make the trials differ in something else than what is trained, or in nothing."""
-    masked = part == "classifier" and APPROACHES[config.approaches[0]].needs_segmenter
+    approach = APPROACHES[config.approaches[0]]
+    masked = part == "classifier" and (approach.needs_segmenter or approach.symmetry is not None)
     reason = None
     if name in OF_DATA:
         reason = "all trials are measured on the same cases"
@@ -259,14 +260,16 @@ def _check_effect(name: str, config: ComparisonConfig, part: Part) -> None:
         reason = "it is no setting of the training"
     elif name in PREDICTION_FIELDS + DECISION_FIELDS:
         reason = "a trial is judged by its training, which doesn't look at it"
+    elif part == "classifier" and name.startswith("symmetry"):
+        reason = "all trials look at one symmetry network's maps"
     elif part == "classifier" and name.startswith("segmenter"):
         reason = "it is the segmenter's: `--part segmenter` searches that"
     elif part == "segmenter" and (name in CLASSIFIER_FIELDS or name == "segmenter_file"):
         reason = "it has no effect on the segmenter"
     elif name in CENTIOU_FIELDS and config.approaches != ("centiou",):
         reason = f"it has no effect on {config.approaches[0]}"
-    elif masked and name in ("image_size", "resize"):
-        reason = f"{config.approaches[0]} takes one segmenter's maps in all trials, which are of one size"
+    elif masked and name in ("image_size", "resize", "hair_removal"):
+        reason = f"{config.approaches[0]} takes the same maps in all trials, which are of one size and these images"
     if reason:
         raise ConfigError(f"`fields`: {name} can't be searched: {reason}")
 

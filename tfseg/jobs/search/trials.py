@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,14 +16,17 @@ from tfseg.data.batches import CaseArrays
 from tfseg.data.cases import Cases
 from tfseg.data.splits import Split
 from tfseg.errors import TrainingError
-from tfseg.jobs.cells import SEGMENTER_ROW, save_model
+from tfseg.jobs.cells import save_model
 from tfseg.jobs.gather import write_csv
 from tfseg.jobs.grid import Cell, seeded, stored
-from tfseg.jobs.masks import frozen_maps
+from tfseg.jobs.handed import SEGMENTER_ROW, handed_maps
 from tfseg.jobs.preparation import configured_arrays, recorded_config
+from tfseg.jobs.rows import ClassifierRow, rows_of
 from tfseg.jobs.search.oracles import Proposal, Proposals
 from tfseg.jobs.search.results import TrialResult, best_of, draw_search, trials_csv
 from tfseg.jobs.search.space import SearchPlan
+from tfseg.jobs.symmetry import load_symmetry, symmetry_arrays, symmetry_cases, symmetry_rows
+from tfseg.models.classifier import inference_graph
 from tfseg.run import Run, read_json, write_json
 from tfseg.training.classifier import train_classifier
 from tfseg.training.segmenter import given_or_trained, train_segmenter
@@ -51,7 +53,7 @@ class Search:
     splits: list[Split]
     say: Say = print
     _arrays: dict[tuple, CaseArrays] = field(default_factory=dict)
-    _maps: dict[int, np.ndarray] = field(default_factory=dict)
+    _maps: dict[tuple, np.ndarray] = field(default_factory=dict)
     _asked: list[Proposal] = field(default_factory=list)
     _told: list[float] = field(default_factory=list)
 
@@ -63,12 +65,24 @@ class Search:
     @property
     def masked(self) -> bool:
         """Whether the trials look at a segmenter's maps."""
-        return self.plan.part == "classifier" and APPROACHES[self.config.approaches[0]].needs_segmenter
+        if self.plan.part == "segmenter":
+            return False
+        needed = APPROACHES[self.config.approaches[0]].needs_segmenter
+        return needed or (self.stage is not None and APPROACHES[self.stage.approach].masked)
+
+    @property
+    def stage(self) -> ClassifierRow | None:
+        """The symmetry network that the trials look at."""
+        rows = rows_of(self.config) if self.plan.part == "classifier" else []
+        return next(iter(symmetry_rows(self.config.resolved(), rows)), None)
 
     def cells(self) -> list[Cell]:
-        """The segmenter of each fold where one is looked at, then trial by trial."""
-        # A trial needs the segmenters of all folds: without one of them it would never be complete.
-        needs = tuple(Cell(SEGMENTER_ROW, fold) for fold in range(len(self.splits)) if self.masked)
+        """Segmenter and symmetry network of each fold where one is looked at, then trial by trial."""
+        # A trial needs the networks of all folds: without one of them it would never be complete.
+        folds = range(len(self.splits))
+        needs = tuple(Cell(SEGMENTER_ROW, fold) for fold in folds if self.masked)
+        if self.stage is not None:
+            needs += tuple(Cell(self.stage.name, fold, 0, needs[fold : fold + 1]) for fold in folds)
         return [*needs, *(cell for number in range(self.count) for cell in self._cells_of(number, needs))]
 
     def _cells_of(self, number: int, needs: tuple[Cell, ...] = ()) -> list[Cell]:
@@ -85,6 +99,8 @@ class Search:
         if cell.row == SEGMENTER_ROW:
             config = seeded(self.config, cell).resolved()
             return self._segmenter(cell, config, replace(sitting, title="".join(fold)))
+        if not cell.row.startswith("trial"):
+            return self._symmetry(cell, replace(sitting, title="".join(fold)))
         number = int(cell.row.removeprefix("trial")) - 1
         cells = self._cells_of(number)
         proposal = self._proposal(number)
@@ -190,10 +206,12 @@ class Search:
                 _, history, note = train_segmenter(config, arrays, split, sitting)
                 monitor = "val_iou"
             else:
-                maps = self._frozen_maps(cell.fold, arrays) if self.masked else None
                 classes, approach = len(self.cases.classes), config.approaches[0]
-                segmenter = functools.partial(self._segmenter_of, cell.fold)
-                trained = train_classifier(config, approach, arrays, split, classes, maps, sitting, segmenter=segmenter)
+                if config.joint_symmetry and APPROACHES[approach].symmetry == "own":
+                    symmetry = symmetry_cases(config, self.cases).labels
+                    arrays = replace(arrays, attributes={"symmetry_label": symmetry})
+                maps, stages = self._handed(cell, approach, config, arrays), self._stages(cell)
+                trained = train_classifier(config, approach, arrays, split, classes, maps, sitting, stages=stages)
                 history, note, monitor = trained.history, trained.note, config.monitor
         except TrainingError as error:
             return {"failed": str(error), "note": "", **allowed}
@@ -216,29 +234,63 @@ class Search:
     def _segmenter(self, cell: Cell, config: ComparisonConfig, sitting: Sitting) -> dict:
         arrays = self._arrays_of(config)
         graph, history, note = given_or_trained(config, arrays, self.splits[cell.fold], sitting)
-        save_model(graph, self._segmenter_path(cell.fold))
+        save_model(graph, self._model_path(cell))
         write_csv(self.run.path("history", f"{cell.key}.csv"), history)
         return {"row": cell.row, "fold": cell.fold, "repeat": 0, "note": note}
 
-    def _segmenter_path(self, fold: int) -> Path:
-        name = "segmenter.keras" if len(self.splits) == 1 else f"segmenter/fold{fold}.keras"
-        return self.run.path("models", name)
+    def _symmetry(self, cell: Cell, sitting: Sitting) -> dict:
+        config = seeded(self.stage.config(self.config.resolved()), cell)
+        arrays = self._arrays_of(config)
+        cases, split = symmetry_cases(config, self.cases), self.splits[cell.fold]
+        own, approach = symmetry_arrays(arrays, cases), self.stage.approach
+        maps = self._handed(cell, approach, config, arrays)
+        trained = train_classifier(config, approach, own, split, len(cases.classes), maps, sitting)
+        segmenter = self._stages(cell)["segmenter"]() if cell.needs else None
+        graph = inference_graph(
+            trained.classifier,
+            cases.classes,
+            approach,
+            segmenter,
+            arrays.mask_classes,
+            config.saliency,
+            config.resize,
+            config.saliency_layer,
+            hair_removal=config.hair_removal,
+        )
+        save_model(graph, self._model_path(cell))
+        write_csv(self.run.path("history", f"{cell.key}.csv"), trained.history)
+        return {"row": cell.row, "fold": cell.fold, "repeat": 0, "note": trained.note}
 
-    def _segmenter_of(self, fold: int) -> keras.Model:
-        return keras.saving.load_model(self._segmenter_path(fold), compile=False).get_layer("segmenter")
+    def _model_path(self, cell: Cell) -> Path:
+        return self.run.path(
+            "models", f"{cell.row}.keras" if len(self.splits) == 1 else f"{cell.row}/fold{cell.fold}.keras"
+        )
 
-    def _frozen_maps(self, fold: int, arrays: CaseArrays) -> np.ndarray:
-        """The frozen segmenter's maps of the training and validation cases; the others' stay empty."""
-        if fold not in self._maps:
-            graph = keras.saving.load_model(self._segmenter_path(fold), compile=False)
-            seen = np.sort(np.concatenate([self.splits[fold].train, self.splits[fold].val]))
-            fusion = APPROACHES[self.config.approaches[0]].fusion
-            size = self.config.class_map_size if fusion else None
-            self._maps[fold] = frozen_maps(graph, arrays, size, seen)
-        return self._maps[fold]
+    def _load(self, cell: Cell) -> keras.Model:
+        return keras.saving.load_model(self._model_path(cell), compile=False)
+
+    def _stages(self, cell: Cell) -> dict[str, Callable[[], keras.Model]]:
+        """What gives the trained networks of a trial's fold."""
+        found = {}
+        for need in (need for need in cell.needs if need.fold == cell.fold):
+            if need.row == SEGMENTER_ROW:
+                found["segmenter"] = lambda need=need: self._load(need).get_layer("segmenter")
+            else:
+                found["symmetry"] = lambda need=need: self._load(need)
+        if self.config.symmetry_file:
+            arrays = self._arrays_of(self.config)
+            found["symmetry"] = lambda: load_symmetry(self.config.symmetry_file, arrays, self.config.resize)
+        return found
+
+    def _handed(self, cell: Cell, approach: str, config: ComparisonConfig, arrays: CaseArrays) -> dict[str, np.ndarray]:
+        """The maps of the training and validation cases; the others' stay empty."""
+        own = replace(cell, needs=tuple(need for need in cell.needs if need.fold == cell.fold))
+        split = self.splits[cell.fold]
+        seen = np.sort(np.concatenate([split.train, split.val]))
+        return handed_maps(approach, config, arrays, own, self._load, self._maps, split, seen)
 
     def _arrays_of(self, config: ComparisonConfig) -> CaseArrays:
-        key = (config.image_size, config.resize)
+        key = (config.image_size, config.resize, config.hair_removal)
         if key not in self._arrays:
             self._arrays[key] = configured_arrays(config, self.cases)
         return self._arrays[key]

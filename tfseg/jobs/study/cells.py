@@ -47,7 +47,7 @@ class Study:
     design: StudyDesign
     cases: Cases
     splits: list[Split]
-    _arrays: dict[tuple[int, str], CaseArrays] = field(default_factory=dict)
+    _arrays: dict[tuple, CaseArrays] = field(default_factory=dict)
 
     def cells(self) -> list[Cell]:
         """The grid: every row on a split before the next split."""
@@ -67,7 +67,7 @@ class Study:
 
     def arrays_of(self, config: ComparisonConfig) -> CaseArrays:
         """The cases at the size that a row asks for, decoded once."""
-        key = (config.image_size, config.resize)
+        key = (config.image_size, config.resize, config.hair_removal)
         if key not in self._arrays:
             self._arrays[key] = configured_arrays(config, self.cases)
         return self._arrays[key]
