@@ -22,7 +22,8 @@ much, the map is not what helps.
 
 `--stage elsewhere --grid FOLDER` (Tables 9 and 10): the models of a grid on another dataset, less the images that it
 shares with the training; scores of the classes by the arg-max over all that the models know and over those that the
-data has, and where there are masks, where the maps lie. `--class-map` says which of its classes is which of ours.
+data has, and where there are masks, where the maps lie. `--class-map` says which of its classes is which of ours;
+`experiments/class_maps` has some.
 
 The thesis splits images at random and puts augmented copies on both sides of the folds; with lesions kept together,
 and none seen by an earlier stage, lower numbers are to be expected. Its paper preset is its code's: EfficientNet-B4 at
@@ -32,7 +33,7 @@ give `--symmetry-weights`.
 
     python experiments/se_lcn.py --stage segmentation --data ph2:PH2 --weights imagenet --out runs/se_lcn/segmentation
     python experiments/se_lcn.py --data ham10000:HAM --weights-dir WEIGHTS --rows all --folds 0 --out runs/se_lcn/grid
-    python experiments/se_lcn.py --stage elsewhere --grid runs/se_lcn/grid --data isic2017:ISIC --class-map MAP.json
+    python experiments/se_lcn.py --stage elsewhere --grid runs/se_lcn/grid --data isic2017:ISIC --class-map CLASSES.json
 """
 
 import sys

@@ -256,16 +256,18 @@ def test_what_can_not_be(symmetry, enhanced):
         build_enhanced(keras.Sequential([keras.Input((SIDE, SIDE, 3)), keras.layers.Flatten()]), 3, SIDE)
 
 
-def test_an_empty_mask_hides_nothing(symmetry, enhanced, images):
-    """A segmenter that finds nothing leaves both networks the whole image."""
+@pytest.mark.parametrize("logit", [-20.0, 20.0], ids=["no lesion", "a lesion that fills the image"])
+def test_nothing_is_hidden_without_a_lesion_or_without_anything_else(symmetry, enhanced, images, logit):
+    """An empty mask leaves both networks the whole image, and so does a full one; grey images are told apart too."""
     inputs = keras.Input((SIDE, SIDE, 3))
-    nothing = keras.Model(
-        inputs, keras.layers.Conv2D(1, 1, bias_initializer=keras.initializers.Constant(-20.0))(inputs)
-    )
-    hidden = cascade_graph(enhanced, CLASSES, "se_lcn_lesion_area", nothing, symmetry=symmetry("hard_mask"))(images)
-    shown = cascade_graph(enhanced, CLASSES, "se_lcn", nothing, symmetry=symmetry())(images)
+    flat = keras.layers.Conv2D(1, 1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(logit))
+    everywhere = keras.Model(inputs, flat(inputs))
+    grey = np.concatenate([images, np.repeat(images.mean(-1, keepdims=True), 3, -1)])
+    hidden = cascade_graph(enhanced, CLASSES, "se_lcn_lesion_area", everywhere, symmetry=symmetry("hard_mask"))(grey)
+    shown = cascade_graph(enhanced, CLASSES, "se_lcn", everywhere, symmetry=symmetry())(grey)
     assert_close(hidden["probabilities"], shown["probabilities"])
     assert_close(hidden["symmetry"], shown["symmetry"])
+    assert np.isfinite(hidden["saliency"]).all() and np.isfinite(hidden["saliency_symmetry"]).all()
 
 
 class TestEndToEnd:
