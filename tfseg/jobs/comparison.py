@@ -101,7 +101,8 @@ def run_comparison(
     spent = run.spent
     with run.withdrawn_on_mistake():
         splits, audit = prepared(run, config, rows, cases)
-        names = [row.name for row in (*symmetry_rows(config, rows), *rows)]
+        # Numbers are those of the rows that were asked for.
+        names = [row.name for row in (*rows, *symmetry_rows(config, rows))]
         session.rows(names)
         session.fold_numbers(len(splits))
         write_records(run, config, cases, splits, audit, say)
