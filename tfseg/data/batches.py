@@ -23,6 +23,8 @@ from tfseg.progress import progress_bar
 
 # Cached data up to this size is held in memory, which is faster than reading it from the disk; in bytes.
 MEMORY_BYTES = 2**30
+# Batches that are assembled at once, and those that wait for the training.
+MOST_PARALLEL, AHEAD = 16, 2
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,10 @@ def make_batches(
     options = tf.data.Options()
     # Of several workers each takes its part of every batch: the cases are in memory, not in files to be shared out.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return dataset.map(assemble, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
+    # An iterator whose parallelism TensorFlow tunes takes up to ten seconds to end on a busy machine.
+    options.autotune.enabled = False
+    parallel = min(os.cpu_count() or 1, MOST_PARALLEL)
+    return dataset.map(assemble, num_parallel_calls=parallel).prefetch(AHEAD).with_options(options)
 
 
 def _fetcher(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
