@@ -22,7 +22,7 @@ much, the map is not what helps.
 
 `--stage elsewhere --grid FOLDER` (Tables 9 and 10): the models of a grid on another dataset, less the images that it
 shares with the training; scores of the classes by the arg-max over all that the models know and over those that the
-data has, and where there are masks, where the maps lie. `--class-map` says which of its classes is which of ours;
+data has, and where there are masks, where the maps lie. `--class-names` says which of its classes is which of ours;
 `experiments/class_maps` has some.
 
 The thesis splits images at random and puts augmented copies on both sides of the folds; with lesions kept together,
@@ -33,7 +33,7 @@ give `--symmetry-weights`.
 
     python experiments/se_lcn.py --stage segmentation --data ph2:PH2 --weights imagenet --out runs/se_lcn/segmentation
     python experiments/se_lcn.py --data ham10000:HAM --weights-dir WEIGHTS --rows all --folds 0 --out runs/se_lcn/grid
-    python experiments/se_lcn.py --stage elsewhere --grid runs/se_lcn/grid --data isic2017:ISIC --class-map CLASSES.json
+    python experiments/se_lcn.py --stage elsewhere --grid runs/se_lcn/grid --data isic2017:ISIC --class-names FILE.json
 """
 
 import sys
@@ -68,6 +68,8 @@ class Options:
     """Grid: folder of a finished search."""
     grid: str | None = None
     """Elsewhere: folder of a grid, whose models are scored."""
+    class_names: str | None = None
+    """Elsewhere: JSON file {"their class": "our class" or null}; null leaves a class out."""
 
 
 OPTIONS = {
@@ -296,7 +298,7 @@ def elsewhere(experiment: Experiment) -> str:
         experiment.options.grid,
         experiment.config.data,
         experiment.out,
-        class_map=experiment.config.class_map,
+        class_map=experiment.options.class_names,
         allow=experiment.config.allow,
         rows=experiment.session.cells,
         columns=(*CLASSES, *MAPS),
