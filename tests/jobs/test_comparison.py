@@ -23,7 +23,7 @@ from tfseg.data.sources import load_cases
 from tfseg.data.splits import read_split
 from tfseg.errors import ConfigError, DataError, RunError, TrainingError, UserError
 from tfseg.export.predictor import load_predictor
-from tfseg.jobs import cells, comparison
+from tfseg.jobs import cells, comparison, handed
 from tfseg.jobs.comparison import describe_files, run_comparison
 from tfseg.run import Run, read_json
 from tfseg.session import Session
@@ -448,13 +448,13 @@ class TestVariants:
         before = read_json(finished[0].path("cells", "segmenter-fold0.json"))["per_case"]["iou"]
         assert result["per_case"]["iou"] != pytest.approx(before)
         alone = predictor.predict(arrays.images)["mask"][..., 0]
-        np.testing.assert_allclose(grid.maps_of(masking_cell), 255 * alone, atol=0.51)
+        np.testing.assert_allclose(grid.maps_of(masking_cell)["lesion"], 255 * alone, atol=0.51)
 
     def test_only_masking_asks_the_segmenter_for_maps_of_all_cases(
         self, finished, phantoms, tiny, tmp_path, monkeypatch
     ):
-        asked, original = [], cells.frozen_maps
-        monkeypatch.setattr(cells, "frozen_maps", lambda *arguments: asked.append(1) or original(*arguments))
+        asked, original = [], handed.frozen_maps
+        monkeypatch.setattr(handed, "frozen_maps", lambda *arguments: asked.append(1) or original(*arguments))
         trained = str(finished[0].path("models", "segmenter.keras"))
         config = tiny(phantoms, segmenter_file=trained, approaches=("plain", "centiou"), epochs=1)
         run_comparison(config, tmp_path / "without", say=quiet)

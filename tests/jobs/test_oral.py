@@ -179,7 +179,9 @@ class TestClassifierRows:
         script, experiment = parsed(*words)
         rows = {row.name.removeprefix("small_cnn_"): row for row in script["classifier_rows"](experiment)}
         assert {row.approach for row in rows.values() if APPROACHES[row.approach].control} == {
-            name for name, approach in APPROACHES.items() if approach.control and not approach.fusion
+            name
+            for name, approach in APPROACHES.items()
+            if approach.control and not (approach.fusion or approach.symmetry)
         }
         assert rows["centiou_published"].changes["saliency_gradient"] == "none"
         assert [name for name, row in rows.items() if row.changes.get("background_swap")] == [
